@@ -1,0 +1,364 @@
+/*
+ * ---- setting a table up ----
+ *
+ * Each public function is softaudit_owner_call(): it checks the caller, locks the
+ * table and has "<name>_apply" do the work as the extension's owner.
+ */
+
+CREATE FUNCTION softaudit.enable(
+    target regclass,
+    soft_delete boolean DEFAULT NULL,
+    audit boolean DEFAULT NULL,
+    deleted_at name DEFAULT NULL,
+    images text DEFAULT NULL,
+    exclude name[] DEFAULT NULL,
+    redact name[] DEFAULT NULL,
+    ignore name[] DEFAULT NULL,
+    partition_by interval DEFAULT NULL,
+    keep_log interval DEFAULT NULL,
+    log_group name DEFAULT NULL,
+    replicated boolean DEFAULT NULL,
+    keep_unique name[] DEFAULT NULL,
+    purge_after interval DEFAULT NULL,
+    live_unique boolean DEFAULT NULL
+) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_owner_call';
+COMMENT ON FUNCTION softaudit.enable(regclass, boolean, boolean, name, text, name[], name[], name[], interval, interval, name, boolean, name[], interval, boolean) IS
+'sets a table up, or changes its settings in place; an argument left out (NULL) keeps its value; for the table''s owner';
+
+CREATE FUNCTION softaudit.disable(target regclass, soft_delete boolean DEFAULT true, audit boolean DEFAULT true, force boolean DEFAULT false) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_owner_call';
+COMMENT ON FUNCTION softaudit.disable(regclass, boolean, boolean, boolean) IS
+'removes what enable() added to a table; the log stays; for the table''s owner';
+
+CREATE FUNCTION softaudit.reset(target regclass, setting name) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_owner_call';
+COMMENT ON FUNCTION softaudit.reset(regclass, name) IS
+'gives a setting of a table its first value back; for the table''s owner';
+
+CREATE FUNCTION softaudit.refuse_soft_delete(what text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION '% is not available in this version of softaudit', what
+        USING ERRCODE = 'feature_not_supported',
+              HINT = 'Call softaudit.enable(..., soft_delete => false) for the audit alone.';
+END
+$$;
+COMMENT ON FUNCTION softaudit.refuse_soft_delete(text) IS
+'raises feature_not_supported';
+
+CREATE FUNCTION softaudit.first_settings() RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+RETURN '{"soft_delete": true, "audit": true, "images": "full", "exclude": [], "redact": [], "ignore": [],
+         "partition_by": "1 month", "keep_log": null, "log_group": null, "replicated": false}'::jsonb;
+COMMENT ON FUNCTION softaudit.first_settings() IS
+'the settings of a table that enable() is called for the first time for';
+
+CREATE FUNCTION softaudit.enable_apply(
+    target regclass, soft_delete boolean, audit boolean, deleted_at name, images text, exclude name[],
+    redact name[], ignore name[], partition_by interval, keep_log interval, log_group name,
+    replicated boolean, keep_unique name[], purge_after interval, live_unique boolean
+) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF deleted_at IS NOT NULL OR keep_unique IS NOT NULL OR purge_after IS NOT NULL OR live_unique IS NOT NULL THEN
+        PERFORM softaudit.refuse_soft_delete('a setting of soft deletion');
+    END IF;
+    -- before configure() is compiled, which knows the registry's row type
+    PERFORM softaudit.ensure_log();
+    PERFORM softaudit.configure(target, jsonb_strip_nulls(jsonb_build_object(
+        'soft_delete', soft_delete, 'audit', audit, 'images', images,
+        'exclude', exclude, 'redact', redact, 'ignore', ignore,
+        'partition_by', partition_by, 'keep_log', keep_log, 'log_group', log_group,
+        'replicated', replicated)));
+END
+$$;
+COMMENT ON FUNCTION softaudit.enable_apply(regclass, boolean, boolean, name, text, name[], name[], name[], interval, interval, name, boolean, name[], interval, boolean) IS
+'enable() as the extension''s owner';
+
+CREATE FUNCTION softaudit.reset_apply(target regclass, setting name) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF setting IS NULL OR NOT softaudit.first_settings() ? setting::text THEN
+        IF setting IN ('deleted_at', 'keep_unique', 'purge_after', 'live_unique') THEN
+            PERFORM softaudit.refuse_soft_delete('a setting of soft deletion');
+        END IF;
+        RAISE EXCEPTION 'there is no setting "%"', setting
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'The settings are ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(softaudit.first_settings()) k) || '.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('softaudit.registry')) THEN
+        PERFORM softaudit.ensure_log();
+    END IF;
+    IF NOT EXISTS (SELECT FROM softaudit.registry r WHERE r.relation = target) THEN
+        RAISE EXCEPTION 'table "%" is not enabled', target
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Call softaudit.enable() for it.';
+    END IF;
+    PERFORM softaudit.configure(target, jsonb_build_object(setting::text, softaudit.first_settings() -> setting::text));
+END
+$$;
+COMMENT ON FUNCTION softaudit.reset_apply(regclass, name) IS
+'reset() as the extension''s owner';
+
+CREATE FUNCTION softaudit.check_columns(target regclass, setting text, columns name[]) RETURNS void
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    col name;
+BEGIN
+    FOREACH col IN ARRAY columns LOOP
+        IF col IS NULL OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attname = col
+                                      AND a.attnum > 0 AND NOT a.attisdropped) THEN
+            RAISE EXCEPTION '%: column "%" of table "%" does not exist', setting, col, target
+                USING ERRCODE = 'undefined_column',
+                      HINT = 'Name columns of the table as they are spelled in the catalog: mixed case is kept.';
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.check_columns(regclass, text, name[]) IS
+'raises undefined_column for a name that is not a column of the table';
+
+CREATE FUNCTION softaudit.key_of(target regclass, OUT key_columns name[], OUT key_types text[])
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(array_agg(a.attname ORDER BY k.ord), '{}'),
+           COALESCE(array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY k.ord), '{}')
+      FROM pg_index i
+     CROSS JOIN LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, ord)
+      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+     WHERE i.indrelid = target AND i.indisprimary
+$$;
+COMMENT ON FUNCTION softaudit.key_of(regclass) IS
+'columns and types of a table''s primary key; empty if it has none';
+
+CREATE FUNCTION softaudit.column_args(target regclass, exclude name[], redact name[], ignore name[]) RETURNS text[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(array_agg(concat(CASE WHEN c.col = ANY (exclude) THEN 'x' END,
+                                     CASE WHEN c.col = ANY (redact) THEN 'r' END,
+                                     CASE WHEN c.col = ANY (ignore) THEN 'i' END,
+                                     COALESCE(a.attnum, 0), ':', c.col) ORDER BY c.col), '{}')
+      FROM (SELECT DISTINCT unnest(exclude || redact || ignore) AS col) c
+      LEFT JOIN pg_attribute a ON a.attrelid = target AND a.attname = c.col AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+COMMENT ON FUNCTION softaudit.column_args(regclass, name[], name[], name[]) IS
+'how the capture trigger''s arguments name columns: flags (x exclude, r redact, i ignore), number, name';
+
+CREATE FUNCTION softaudit.put_triggers(target regclass, table_id integer, images text, column_args text[], replicated boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+DECLARE
+    args text := (SELECT string_agg(quote_literal(a), ', ' ORDER BY ord)
+                    FROM unnest(ARRAY[table_id::text, target::oid::text, images] || column_args) WITH ORDINALITY u (a, ord));
+    rel regclass;
+BEGIN
+    EXECUTE format('CREATE OR REPLACE TRIGGER softaudit_capture AFTER INSERT OR UPDATE OR DELETE ON %s
+                    FOR EACH ROW EXECUTE FUNCTION softaudit.capture(%s)', target, args);
+    EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER softaudit_capture', target, CASE WHEN replicated THEN 'ALWAYS' ELSE '' END);
+    -- statement triggers are not cloned to partitions
+    FOR rel IN SELECT t.relid FROM pg_partition_tree(target) t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind <> 'f'
+               UNION SELECT target
+    LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER softaudit_truncate AFTER TRUNCATE ON %s
+                        FOR EACH STATEMENT EXECUTE FUNCTION softaudit.capture(%s)', rel, args);
+        EXECUTE format('ALTER TABLE ONLY %s ENABLE %s TRIGGER softaudit_truncate', rel, CASE WHEN replicated THEN 'ALWAYS' ELSE '' END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.put_triggers(regclass, integer, text, text[], boolean) IS
+'puts the capture triggers on a table and its partitions';
+
+CREATE FUNCTION softaudit.drop_triggers(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+DECLARE
+    rel regclass;
+BEGIN
+    EXECUTE format('DROP TRIGGER IF EXISTS softaudit_capture ON %s', target);
+    FOR rel IN SELECT t.relid FROM pg_partition_tree(target) t UNION SELECT target LOOP
+        EXECUTE format('DROP TRIGGER IF EXISTS softaudit_truncate ON %s', rel);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.drop_triggers(regclass) IS
+'takes the capture triggers off a table and its partitions';
+
+CREATE FUNCTION softaudit.configure(target regclass, given jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+    is_new boolean;
+    was_audited boolean;
+    old_settings jsonb;
+    s jsonb;                    -- the settings as they will be
+    x_exclude name[];
+    x_redact name[];
+    x_ignore name[];
+    both_lists name[];
+    step interval;
+    keep interval;
+    gid integer;
+    key_cols name[];
+    key_typs text[];
+    changed jsonb;
+    child regclass;
+BEGIN
+    SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
+    is_new := NOT FOUND;
+    was_audited := NOT is_new AND known.audit AND softaudit.trigger_args(target) IS NOT NULL;
+    old_settings := CASE WHEN is_new THEN softaudit.first_settings()
+        ELSE jsonb_build_object('soft_delete', known.soft_delete, 'audit', true, 'images', known.images,
+                                'exclude', known.exclude, 'redact', known.redact, 'ignore', known.ignore,
+                                'partition_by', known.partition_by, 'keep_log', known.keep_log,
+                                'log_group', known.group_name, 'replicated', known.replicated) END;
+    s := old_settings || given;
+
+    IF (s ->> 'soft_delete')::boolean THEN
+        PERFORM softaudit.refuse_soft_delete('soft deletion');
+    END IF;
+    IF NOT (s ->> 'audit')::boolean THEN
+        RAISE EXCEPTION 'nothing is to be enabled for table "%"', target
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Leave audit at true, or call softaudit.disable().';
+    END IF;
+    IF s ->> 'images' NOT IN ('full', 'changes') THEN
+        RAISE EXCEPTION 'images cannot be "%"', s ->> 'images'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Choose ''full'' or ''changes''.';
+    END IF;
+    x_exclude := ARRAY(SELECT DISTINCT e::name FROM jsonb_array_elements_text(s -> 'exclude') e ORDER BY 1);
+    x_redact := ARRAY(SELECT DISTINCT e::name FROM jsonb_array_elements_text(s -> 'redact') e ORDER BY 1);
+    x_ignore := ARRAY(SELECT DISTINCT e::name FROM jsonb_array_elements_text(s -> 'ignore') e ORDER BY 1);
+    -- a list that is given must name columns; one that is kept may name some that were dropped
+    IF given ? 'exclude' THEN PERFORM softaudit.check_columns(target, 'exclude', ARRAY(SELECT jsonb_array_elements_text(given -> 'exclude')::name)); END IF;
+    IF given ? 'redact' THEN PERFORM softaudit.check_columns(target, 'redact', ARRAY(SELECT jsonb_array_elements_text(given -> 'redact')::name)); END IF;
+    IF given ? 'ignore' THEN PERFORM softaudit.check_columns(target, 'ignore', ARRAY(SELECT jsonb_array_elements_text(given -> 'ignore')::name)); END IF;
+    both_lists := ARRAY(SELECT unnest(x_exclude) INTERSECT SELECT unnest(x_redact));
+    IF both_lists <> '{}' THEN
+        RAISE EXCEPTION 'column "%" is both in exclude and in redact', both_lists[1]
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Exclude keeps it out of the log, redact logs that it changed: choose one.';
+    END IF;
+    SELECT k.key_columns, k.key_types INTO key_cols, key_typs FROM softaudit.key_of(target) k;
+    both_lists := ARRAY(SELECT unnest(x_exclude) INTERSECT SELECT unnest(key_cols));
+    IF both_lists <> '{}' THEN
+        RAISE EXCEPTION 'column "%" is part of the primary key and cannot be excluded', both_lists[1]
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'The log finds a row''s history by its key; use redact to keep the value out of it.';
+    END IF;
+
+    /*
+     * A named group has its own interval and retention: a table that joins it takes
+     * them over, one that gives others changes them for the group.
+     */
+    IF s ->> 'log_group' IS NOT NULL AND (is_new OR given ? 'log_group') THEN
+        SELECT s || jsonb_build_object('partition_by', COALESCE(given -> 'partition_by', to_jsonb(g.partition_by)),
+                                       'keep_log', COALESCE(given -> 'keep_log', to_jsonb(g.keep_log)))
+          INTO s
+          FROM (SELECT s) one LEFT JOIN softaudit.log_groups g ON g.is_named AND g.group_name = s ->> 'log_group'
+         WHERE g.group_id IS NOT NULL
+        UNION ALL SELECT s WHERE NOT EXISTS (SELECT FROM softaudit.log_groups g WHERE g.is_named AND g.group_name = s ->> 'log_group');
+        IF EXISTS (SELECT FROM softaudit.log_groups g WHERE NOT g.is_named AND g.group_name = s ->> 'log_group') THEN
+            RAISE EXCEPTION 'log group "%" is not a named one', s ->> 'log_group'
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Choose another name; leave log_group out to share the group of the same partition_by and keep_log.';
+        END IF;
+    END IF;
+    step := (s ->> 'partition_by')::interval;
+    keep := (s ->> 'keep_log')::interval;
+    PERFORM softaudit.check_partition_by(step);
+    IF keep <= interval '0' THEN
+        RAISE EXCEPTION 'keep_log cannot be "%"', keep
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give how long log rows are kept, for example ''90 days''; leave it out to keep them for ever.';
+    END IF;
+    s := s || jsonb_build_object('exclude', x_exclude, 'redact', x_redact, 'ignore', x_ignore,
+                                 'partition_by', step, 'keep_log', keep);
+    gid := softaudit.ensure_group((s ->> 'log_group')::name, step, keep);
+    IF (s ->> 'log_group') IS NOT NULL THEN
+        -- the members of a named group follow its settings
+        UPDATE softaudit.registry r SET partition_by = step, keep_log = keep
+         WHERE r.log_group = gid AND r.relation <> target
+           AND (r.partition_by <> step OR r.keep_log IS DISTINCT FROM keep);
+        IF FOUND THEN
+            RAISE NOTICE 'log group "%" now has partition_by "%" and keep_log "%" for all its tables',
+                s ->> 'log_group', step, COALESCE(keep::text, 'for ever');
+        END IF;
+    END IF;
+
+    IF is_new THEN
+        INSERT INTO softaudit.registry (relation, log_group, schema_name, table_name)
+        SELECT target, gid, n.nspname, c.relname
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
+        RETURNING * INTO known;
+    END IF;
+    UPDATE softaudit.registry r
+       SET log_group = gid, exclude = x_exclude, redact = x_redact, ignore = x_ignore,
+           all_groups = CASE WHEN gid = ANY (r.all_groups) THEN r.all_groups ELSE r.all_groups || gid END,
+           images = s ->> 'images', audit = true, soft_delete = false, replicated = (s ->> 'replicated')::boolean,
+           partition_by = step, keep_log = keep, group_name = s ->> 'log_group',
+           key_columns = key_cols, key_types = key_typs,
+           (schema_name, table_name) = (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target)
+     WHERE r.table_id = known.table_id
+    RETURNING * INTO known;
+
+    /* Told by the catalog to every session: the trigger's arguments are the settings. */
+    PERFORM softaudit.put_triggers(target, known.table_id, known.images,
+                                   softaudit.column_args(target, x_exclude, x_redact, x_ignore), known.replicated);
+
+    changed := COALESCE((SELECT jsonb_object_agg(k, v) FROM jsonb_each(s) e(k, v) WHERE old_settings -> k IS DISTINCT FROM v), '{}');
+    IF NOT was_audited THEN
+        PERFORM softaudit.record_event('ENABLE', known.schema_name, known.table_name, NULL, s);
+        RAISE NOTICE 'audit: triggers softaudit_capture and softaudit_truncate added to table "%"', target;
+        IF key_cols = '{}' THEN
+            RAISE NOTICE 'table "%" has no primary key: its changes are logged, but history() cannot find a row''s', target;
+        END IF;
+        FOR child IN SELECT i.inhrelid FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent
+                      WHERE i.inhparent = target AND p.relkind = 'r'
+                        AND softaudit.trigger_args(i.inhrelid::regclass) IS NULL LOOP
+            RAISE WARNING 'table "%" inherits from "%" and is not audited', child, target
+                USING HINT = format('Call softaudit.enable(%L) for it, too.', child);
+        END LOOP;
+    ELSIF changed <> '{}' THEN
+        PERFORM softaudit.record_event('SETTINGS', known.schema_name, known.table_name, NULL, changed);
+        RAISE NOTICE 'audit: settings of table "%" changed: %', target,
+            (SELECT string_agg(format('%s = %s', k, v #>> '{}'), ', ' ORDER BY k) FROM jsonb_each(changed) e(k, v));
+    ELSE
+        RAISE NOTICE 'audit: table "%" is enabled with these settings already', target;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.configure(regclass, jsonb) IS
+'gives a table the settings that the object names and keeps its others';
+
+CREATE FUNCTION softaudit.disable_apply(target regclass, soft_delete boolean, audit boolean, force boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+BEGIN
+    IF softaudit.trigger_args(target) IS NULL THEN
+        RAISE NOTICE 'audit: table "%" is not enabled', target;
+        RETURN;
+    END IF;
+    IF NOT COALESCE(audit, true) THEN
+        RAISE NOTICE 'soft deletion of table "%" is not enabled', target;
+        RETURN;
+    END IF;
+    PERFORM softaudit.drop_triggers(target);
+    UPDATE softaudit.registry r SET audit = false WHERE r.relation = target RETURNING * INTO known;
+    PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL, NULL);
+    RAISE NOTICE 'audit: triggers softaudit_capture and softaudit_truncate removed from table "%"; its log stays', target;
+END
+$$;
+COMMENT ON FUNCTION softaudit.disable_apply(regclass, boolean, boolean, boolean) IS
+'disable() as the extension''s owner';

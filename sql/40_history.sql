@@ -1,0 +1,103 @@
+/* ---- reading the log ---- */
+
+CREATE FUNCTION softaudit.history(target regclass, key text)
+RETURNS TABLE (audit_id bigint, changed_at timestamptz, xid xid8, operation text, changed_by text, old_data jsonb, new_data jsonb,
+               schema_name name, table_name name, row_key jsonb, changed_columns text[],
+               session_user_name text, application_name text, client_addr inet, context jsonb, origin text, partition_name text)
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_history';
+COMMENT ON FUNCTION softaudit.history(regclass, text) IS
+'the changes of one row, oldest first, for whoever may SELECT all columns of the table; key as text or, for a composite key, as a JSON object';
+
+CREATE FUNCTION softaudit.history(target regclass, key anyelement)
+RETURNS TABLE (audit_id bigint, changed_at timestamptz, xid xid8, operation text, changed_by text, old_data jsonb, new_data jsonb,
+               schema_name name, table_name name, row_key jsonb, changed_columns text[],
+               session_user_name text, application_name text, client_addr inet, context jsonb, origin text, partition_name text)
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_history';
+COMMENT ON FUNCTION softaudit.history(regclass, anyelement) IS
+'the changes of one row, oldest first; key of the key column''s own type';
+
+CREATE FUNCTION softaudit.history_of_key(table_id integer, row_key jsonb)
+RETURNS TABLE (audit_id bigint, changed_at timestamptz, xid xid8, operation text, changed_by text, old_data jsonb, new_data jsonb,
+               schema_name name, table_name name, row_key jsonb, changed_columns text[],
+               session_user_name text, application_name text, client_addr inet, context jsonb, origin text, partition_name text)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_history_of_key';
+COMMENT ON FUNCTION softaudit.history_of_key(integer, jsonb) IS
+'the changes of the row with this key image, by the table''s id in softaudit.registry';
+
+CREATE FUNCTION softaudit.key_image(target regclass, key text) RETURNS jsonb
+LANGUAGE c STABLE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_key_image';
+COMMENT ON FUNCTION softaudit.key_image(regclass, text) IS
+'a key as the log holds it';
+
+CREATE FUNCTION softaudit.dropped_key_image(key_columns name[], key_types text[], key text) RETURNS jsonb
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1
+AS $$
+DECLARE
+    image jsonb := '{}';
+    value text;
+    one jsonb;
+BEGIN
+    FOR i IN 1 .. cardinality(key_columns) LOOP
+        value := CASE WHEN cardinality(key_columns) = 1 THEN key ELSE key::jsonb ->> key_columns[i]::text END;
+        IF value IS NULL THEN
+            RAISE EXCEPTION 'the key does not name column "%", or has NULL for it', key_columns[i]
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Give every column of the primary key a value.';
+        END IF;
+        BEGIN
+            EXECUTE format('SELECT to_jsonb(%L::%s)', value, key_types[i]) INTO one;
+        EXCEPTION WHEN undefined_object OR invalid_schema_name THEN
+            one := to_jsonb(value);     -- the type was dropped with the table; its values were strings
+        END;
+        image := image || jsonb_build_object(key_columns[i], one);
+    END LOOP;
+    RETURN image;
+END
+$$;
+COMMENT ON FUNCTION softaudit.dropped_key_image(name[], text[], text) IS
+'a key of a table that is no more, as the log holds it';
+
+CREATE FUNCTION softaudit.history_of(schema_name name, table_name name, key text)
+RETURNS TABLE (audit_id bigint, changed_at timestamptz, xid xid8, operation text, changed_by text, old_data jsonb, new_data jsonb,
+               schema_name_ name, table_name_ name, row_key jsonb, changed_columns text[],
+               session_user_name text, application_name text, client_addr inet, context jsonb, origin text, partition_name text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    t record;
+    any_known boolean := false;
+    image jsonb;
+BEGIN
+    IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL THEN
+        RAISE EXCEPTION 'schema name, table name and key must not be NULL'
+            USING ERRCODE = 'null_value_not_allowed',
+                  HINT = 'Give the primary key of one row.';
+    END IF;
+    IF to_regclass('softaudit.registry') IS NOT NULL THEN
+        FOR t IN EXECUTE 'SELECT r.* FROM softaudit.registry r WHERE r.schema_name = $1 AND r.table_name = $2 ORDER BY r.table_id'
+                   USING $1, $2 LOOP
+            any_known := true;
+            IF t.relation IS NOT NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation) THEN
+                image := softaudit.key_image(t.relation, $3);
+            ELSIF t.key_columns = '{}' THEN
+                RAISE EXCEPTION 'table "%.%" had no primary key', $1, $2
+                    USING ERRCODE = 'object_not_in_prerequisite_state',
+                          HINT = 'Read its changes from softaudit.changes instead.';
+            ELSE
+                image := softaudit.dropped_key_image(t.key_columns, t.key_types, $3);
+            END IF;
+            RETURN QUERY SELECT h.* FROM softaudit.history_of_key(t.table_id, image) h;
+        END LOOP;
+    END IF;
+    IF NOT any_known THEN
+        RAISE EXCEPTION 'no table "%.%" was ever enabled', $1, $2
+            USING ERRCODE = 'undefined_table',
+                  HINT = 'See softaudit.registry for the names that the log knows.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.history_of(name, name, text) IS
+'history() by name, for dropped tables, too; for whoever was granted EXECUTE';

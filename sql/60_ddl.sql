@@ -1,0 +1,239 @@
+/* ---- following DDL ---- */
+
+CREATE FUNCTION softaudit.ddl_start() RETURNS event_trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_ddl_start';
+COMMENT ON FUNCTION softaudit.ddl_start() IS 'event trigger function: refuses DDL that would change or unguard the log';
+
+CREATE FUNCTION softaudit.ddl_end() RETURNS event_trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_ddl_end';
+COMMENT ON FUNCTION softaudit.ddl_end() IS 'event trigger function: follows renames, new partitions, ATTACH and DETACH';
+
+CREATE FUNCTION softaudit.sql_drop() RETURNS event_trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_sql_drop';
+COMMENT ON FUNCTION softaudit.sql_drop() IS 'event trigger function: keeps the names of dropped tables, refuses to lose the log';
+
+CREATE FUNCTION softaudit.table_rewrite() RETURNS event_trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_table_rewrite';
+COMMENT ON FUNCTION softaudit.table_rewrite() IS 'event trigger function: records rewrites of audited tables';
+
+CREATE FUNCTION softaudit.resync(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+    args text[] := softaudit.trigger_args(target);
+    new_columns text[];
+BEGIN
+    SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    UPDATE softaudit.registry r
+       SET (schema_name, table_name) = (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target),
+           (key_columns, key_types) = (SELECT k.key_columns, k.key_types FROM softaudit.key_of(target) k)
+     WHERE r.table_id = known.table_id
+       AND (r.schema_name, r.table_name, r.key_columns, r.key_types) IS DISTINCT FROM
+           (SELECT n.nspname, c.relname, k.key_columns, k.key_types FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, softaudit.key_of(target) k WHERE c.oid = target);
+
+    /*
+     * The trigger's arguments name columns by number and name.  While they are of this
+     * very table the number is right: a column that was renamed gets its new name
+     * there, one that was dropped the number zero.
+     */
+    IF args IS NULL OR args[2]::oid <> target::oid OR cardinality(args) = 3 THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(CASE WHEN n.num = 0 THEN u.a
+                          WHEN a.attname IS NULL OR a.attisdropped THEN n.flags || '0:' || n.name
+                          ELSE n.flags || n.num || ':' || a.attname END ORDER BY u.ord)
+      INTO new_columns
+      FROM unnest(args[4:]) WITH ORDINALITY u (a, ord)
+     CROSS JOIN LATERAL (SELECT (regexp_match(u.a, '^([xri]+)'))[1] AS flags,
+                                (regexp_match(u.a, '^[xri]+([0-9]+):'))[1]::smallint AS num,
+                                substr(u.a, strpos(u.a, ':') + 1) AS name) n
+      LEFT JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.num;
+    IF new_columns IS DISTINCT FROM args[4:] THEN
+        PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_columns, known.replicated);
+        UPDATE softaudit.registry r
+           SET exclude = ARRAY(SELECT substr(c, strpos(c, ':') + 1)::name FROM unnest(new_columns) c WHERE c ~ '^[ri]*x'),
+               redact = ARRAY(SELECT substr(c, strpos(c, ':') + 1)::name FROM unnest(new_columns) c WHERE c ~ '^[xi]*r'),
+               ignore = ARRAY(SELECT substr(c, strpos(c, ':') + 1)::name FROM unnest(new_columns) c WHERE c ~ '^[xr]*i')
+         WHERE r.table_id = known.table_id;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.resync(regclass) IS
+'brings the registry and the capture trigger of a table up to date after ALTER TABLE';
+
+CREATE FUNCTION softaudit.after_ddl() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel oid;
+    root oid;
+    known softaudit.registry%ROWTYPE;
+    leaf regclass;
+BEGIN
+    FOR rel IN SELECT DISTINCT COALESCE(a.attrelid, c.objid)
+                 FROM pg_event_trigger_ddl_commands() c
+                 LEFT JOIN pg_attribute a ON a.attrelid = c.objid AND a.attnum = c.objsubid AND c.objsubid > 0
+                WHERE c.classid = 'pg_class'::regclass
+               UNION
+               -- a schema was renamed: all its tables have a new name
+               SELECT r.relation FROM pg_event_trigger_ddl_commands() c
+                 JOIN pg_class t ON t.relnamespace = c.objid
+                 JOIN softaudit.registry r ON r.relation = t.oid
+                WHERE c.classid = 'pg_namespace'::regclass
+    LOOP
+        PERFORM softaudit.resync(rel::regclass);
+        /* New partitions of an enabled table, at any level below it. */
+        FOR root, leaf IN
+            SELECT a.relid, t.relid
+              FROM pg_partition_ancestors(rel) a
+              JOIN softaudit.registry r ON r.relation = a.relid AND r.audit
+             CROSS JOIN LATERAL pg_partition_tree(rel) t
+              JOIN pg_class c ON c.oid = t.relid AND c.relkind <> 'f'
+             WHERE a.relid <> t.relid
+               AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = 'softaudit_truncate')
+        LOOP
+            SELECT * INTO known FROM softaudit.registry r WHERE r.relation = root;
+            PERFORM softaudit.put_truncate_trigger(leaf, root);
+            PERFORM softaudit.record_event('ATTACH', known.schema_name, known.table_name, NULL,
+                                           jsonb_build_object('partition', leaf::text));
+        END LOOP;
+    END LOOP;
+    /*
+     * A partition that left: the row trigger went with DETACH, the TRUNCATE trigger is
+     * still there and tells of it.
+     */
+    FOR leaf IN SELECT g.tgrelid FROM pg_trigger g
+                  JOIN pg_class c ON c.oid = g.tgrelid AND NOT c.relispartition
+                 WHERE g.tgname = 'softaudit_truncate' AND g.tgfoid = 'softaudit.capture()'::regprocedure
+                   AND NOT EXISTS (SELECT FROM pg_trigger r WHERE r.tgrelid = g.tgrelid AND r.tgname = 'softaudit_capture')
+    LOOP
+        SELECT r.* INTO known FROM softaudit.registry r
+          JOIN pg_trigger g ON g.tgrelid = leaf AND g.tgname = 'softaudit_truncate'
+         WHERE r.table_id = split_part(encode(g.tgargs, 'escape'), E'\\000', 1)::integer;
+        EXECUTE format('DROP TRIGGER softaudit_truncate ON %s', leaf);
+        PERFORM softaudit.record_event('DETACH', known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('partition', leaf::text));
+        RAISE WARNING 'table "%" is no longer a partition of "%.%" and is not audited any more', leaf, known.schema_name, known.table_name
+            USING HINT = format('Call softaudit.enable(%L) for it to have it audited on its own.', leaf);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.after_ddl() IS
+'acts on a DDL command that may concern audited tables';
+
+CREATE FUNCTION softaudit.put_truncate_trigger(leaf regclass, root regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+BEGIN
+    EXECUTE format('CREATE OR REPLACE TRIGGER softaudit_truncate AFTER TRUNCATE ON %s
+                    FOR EACH STATEMENT EXECUTE FUNCTION softaudit.capture(%s)', leaf,
+                   (SELECT string_agg(quote_literal(a), ', ' ORDER BY ord)
+                      FROM unnest(softaudit.trigger_args(root)) WITH ORDINALITY u (a, ord)));
+    IF (SELECT r.replicated FROM softaudit.registry r WHERE r.relation = root) THEN
+        EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER softaudit_truncate', leaf);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.put_truncate_trigger(regclass, regclass) IS
+'gives a new partition the TRUNCATE trigger of its root';
+
+CREATE FUNCTION softaudit.after_drop() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lost text;
+    known softaudit.registry%ROWTYPE;
+    parent regclass;
+BEGIN
+    SELECT d.object_type || ' ' || d.object_identity INTO lost
+      FROM pg_event_trigger_dropped_objects() d
+     WHERE d.schema_name = 'softaudit' AND d.object_type IN ('table', 'sequence', 'view', 'table column')
+           OR d.object_type = 'trigger' AND d.object_name IS NULL AND d.object_identity ~ '^softaudit_guard.* on softaudit\.'
+     LIMIT 1;
+    IF lost IS NOT NULL THEN
+        RAISE EXCEPTION 'DROP is refused on the audit log: %', lost
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Retention drops log partitions. To give the log up for good, DROP EXTENSION softaudit CASCADE first.';
+    END IF;
+    FOR known IN SELECT r.* FROM softaudit.registry r
+                   JOIN pg_event_trigger_dropped_objects() d ON d.classid = 'pg_class'::regclass AND d.objid = r.relation AND d.objsubid = 0
+    LOOP
+        UPDATE softaudit.registry r SET relation = NULL, dropped_at = now() WHERE r.table_id = known.table_id;
+        PERFORM softaudit.record_event('DROP', known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('table_id', known.table_id));
+    END LOOP;
+    -- the partition's rows go with it, and no row trigger fires
+    FOR known IN SELECT DISTINCT r.* FROM softaudit.registry r
+                   JOIN pg_event_trigger_dropped_objects() d ON d.object_type = 'trigger' AND NOT d.original
+                    AND d.address_names[3] = 'softaudit_capture'
+                  WHERE false
+    LOOP
+        NULL;
+    END LOOP;
+    FOR parent IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_dropped_objects() c
+                    JOIN softaudit.registry r ON r.relation = c.objid
+                   WHERE c.object_type = 'table column' AND c.objsubid > 0
+    LOOP
+        PERFORM softaudit.resync(parent);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.after_drop() IS
+'acts on dropped objects that concern audited tables or the log';
+
+CREATE FUNCTION softaudit.before_rewrite() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel oid := pg_event_trigger_table_rewrite_oid();
+    known softaudit.registry%ROWTYPE;
+BEGIN
+    SELECT r.* INTO known FROM softaudit.registry r
+     WHERE r.audit AND (r.relation = rel OR r.relation IN (SELECT a.relid FROM pg_partition_ancestors(rel) a)) LIMIT 1;
+    IF FOUND THEN
+        PERFORM softaudit.record_event('REWRITE', known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('relation', rel::regclass::text, 'reason', pg_event_trigger_table_rewrite_reason()));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.before_rewrite() IS
+'records that ALTER TABLE rewrites an audited table';
+
+CREATE FUNCTION softaudit.before_drop() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+DECLARE
+    enabled text := (SELECT string_agg(DISTINCT t.tgrelid::regclass::text, ', ') FROM pg_trigger t
+                      WHERE t.tgfoid = 'softaudit.capture()'::regprocedure AND t.tgparentid = 0 AND t.tgname = 'softaudit_capture');
+    g record;
+BEGIN
+    IF enabled IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot drop extension softaudit while tables are enabled'
+            USING ERRCODE = 'dependent_objects_still_exist',
+                  DETAIL = 'Enabled: ' || enabled,
+                  HINT = 'Call softaudit.disable() for them first, or use DROP EXTENSION ... CASCADE, which ends their audit and leaves the log.';
+    END IF;
+    -- what of the log depends on functions of the extension; made again when it is installed anew
+    DROP VIEW IF EXISTS softaudit.changes;
+    FOR g IN SELECT t.tgname, t.tgrelid::regclass AS rel FROM pg_trigger t WHERE t.tgfoid = 'softaudit.guard()'::regprocedure LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', g.tgname, g.rel);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.before_drop() IS
+'readies the log for DROP EXTENSION, or refuses it while tables are enabled';
+
+CREATE EVENT TRIGGER softaudit_ddl_start ON ddl_command_start EXECUTE FUNCTION softaudit.ddl_start();
+COMMENT ON EVENT TRIGGER softaudit_ddl_start IS 'softaudit: keeps DDL off the log';
+CREATE EVENT TRIGGER softaudit_ddl_end ON ddl_command_end EXECUTE FUNCTION softaudit.ddl_end();
+COMMENT ON EVENT TRIGGER softaudit_ddl_end IS 'softaudit: follows DDL on audited tables';
+CREATE EVENT TRIGGER softaudit_sql_drop ON sql_drop EXECUTE FUNCTION softaudit.sql_drop();
+COMMENT ON EVENT TRIGGER softaudit_sql_drop IS 'softaudit: follows DROP of audited tables, keeps it off the log';
+CREATE EVENT TRIGGER softaudit_table_rewrite ON table_rewrite EXECUTE FUNCTION softaudit.table_rewrite();
+COMMENT ON EVENT TRIGGER softaudit_table_rewrite IS 'softaudit: records rewrites of audited tables';

@@ -1,0 +1,259 @@
+/*
+ * actor.c
+ *		Who changes a row: the name the application asserts, and the session's facts.
+ *
+ * Step of the path: capture asks once a statement; the log row carries the name
+ * and a reference to a row of softaudit.log_sessions with everything else.
+ *
+ * That row is written by the first capture that needs it and shared by all that
+ * follow while nothing in it changes.  It must not dangle: who wrote it in a
+ * (sub)transaction that rolled back writes another.  A prepared transaction may
+ * yet roll back, so what it wrote counts as lost, too.
+ *
+ * actor.c sits below registry.c, so the OIDs of the table and its sequence are
+ * looked up by name here; both look-ups are made only when a row is written.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/namespace.h"
+#include "commands/sequence.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "replication/origin.h"
+#include "softaudit.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+enum SessionAttr
+{
+	SESSION_ID = 1,
+	SESSION_CREATED_AT,
+	SESSION_USER_NAME,
+	SESSION_APPLICATION_NAME,
+	SESSION_CLIENT_ADDR,
+	SESSION_CLIENT_PORT,
+	SESSION_BACKEND_PID,
+	SESSION_CONTEXT,
+	SESSION_ORIGIN,
+	SESSION_NATTS = SESSION_ORIGIN
+};
+
+/* The session row that the next log row may refer to, and what it says. */
+typedef struct CurrentSession
+{
+	bool		written;
+	SubTransactionId sub;		/* wrote it, while the transaction is open; then invalid */
+	int64		id;
+	Oid			user;
+	RepOriginId origin;
+	uint64		context_generation;
+	char		application_name[NAMEDATALEN];
+} CurrentSession;
+
+static CurrentSession session;
+
+/*
+ * The asserted name of who acts: the value of the setting that
+ * softaudit.actor_setting names, else the session user.  The result lives until
+ * the setting or the transaction changes; never NULL.
+ */
+const char *
+sau_actor_name(void)
+{
+	if (sau_guc_actor_setting && *sau_guc_actor_setting)
+	{
+		const char *name = GetConfigOption(sau_guc_actor_setting, true, false);
+
+		if (name && *name)
+			return name;
+	}
+	return GetUserNameFromId(GetSessionUserId(), false);
+}
+
+static Oid
+own_relation(const char *name)
+{
+	Oid			nsp = get_namespace_oid(SAU_SCHEMA, false);
+	Oid			relid = get_relname_relid(name, nsp);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" does not exist", SAU_SCHEMA, name),
+				 errhint("Call softaudit.enable() to have it made.")));
+	return relid;
+}
+
+/* Call a builtin without arguments that may return NULL. */
+static bool
+call_builtin(PGFunction function, Datum *result)
+{
+	LOCAL_FCINFO(fcinfo, 0);
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 0, InvalidOid, NULL, NULL);
+	*result = function(fcinfo);
+	return !fcinfo->isnull;
+}
+
+/* Write one session row with the facts as they are now, and its index entries. */
+static void
+write_session(void)
+{
+	Relation	rel = table_open(own_relation("log_sessions"), RowExclusiveLock);
+	Datum		values[SESSION_NATTS];
+	bool		nulls[SESSION_NATTS] = {false};
+	HeapTuple	tuple;
+	List	   *indexes;
+	ListCell   *lc;
+	TupleTableSlot *slot;
+
+	if (RelationGetNumberOfAttributes(rel) < SESSION_NATTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s.log_sessions\" does not have the columns that this library writes", SAU_SCHEMA),
+				 errhint("Run ALTER EXTENSION softaudit UPDATE.")));
+
+	session.id = nextval_internal(own_relation("log_session_id_seq"), false);
+	session.user = GetSessionUserId();
+	session.origin = replorigin_session_origin;
+	session.context_generation = sau_guc_context_generation;
+	strlcpy(session.application_name, application_name ? application_name : "", NAMEDATALEN);
+
+	values[SESSION_ID - 1] = Int64GetDatum(session.id);
+	values[SESSION_CREATED_AT - 1] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	values[SESSION_USER_NAME - 1] = CStringGetTextDatum(GetUserNameFromId(session.user, false));
+	values[SESSION_APPLICATION_NAME - 1] = CStringGetTextDatum(session.application_name);
+	/* NULL for a local socket and in a worker */
+	nulls[SESSION_CLIENT_ADDR - 1] = !call_builtin(inet_client_addr, &values[SESSION_CLIENT_ADDR - 1]);
+	nulls[SESSION_CLIENT_PORT - 1] = !call_builtin(inet_client_port, &values[SESSION_CLIENT_PORT - 1]);
+	values[SESSION_BACKEND_PID - 1] = Int32GetDatum(MyProcPid);
+	if (sau_guc_context && *sau_guc_context)
+		values[SESSION_CONTEXT - 1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(sau_guc_context));
+	else
+		nulls[SESSION_CONTEXT - 1] = true;
+	nulls[SESSION_ORIGIN - 1] = true;
+	if (session.origin != InvalidRepOriginId && session.origin != DoNotReplicateId)
+	{
+		char	   *name;
+
+		if (replorigin_by_oid(session.origin, true, &name))
+		{
+			values[SESSION_ORIGIN - 1] = CStringGetTextDatum(name);
+			nulls[SESSION_ORIGIN - 1] = false;
+		}
+	}
+
+	{
+		/* Columns that a later version of the SQL added stay NULL. */
+		int			natts = RelationGetNumberOfAttributes(rel);
+		Datum	   *v = palloc0(natts * sizeof(Datum));
+		bool	   *n = palloc(natts * sizeof(bool));
+
+		memset(n, true, natts * sizeof(bool));
+		memcpy(v, values, sizeof(values));
+		memcpy(n, nulls, sizeof(nulls));
+		tuple = heap_form_tuple(RelationGetDescr(rel), v, n);
+	}
+	simple_heap_insert(rel, tuple);
+
+	slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+	ExecStoreHeapTuple(tuple, slot, false);
+	indexes = RelationGetIndexList(rel);
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), RowExclusiveLock);
+		IndexInfo  *info = BuildIndexInfo(index);
+		Datum		ivalues[INDEX_MAX_KEYS];
+		bool		inulls[INDEX_MAX_KEYS];
+
+		FormIndexDatum(info, slot, NULL, ivalues, inulls);
+		index_insert(index, ivalues, inulls, &tuple->t_self, rel,
+					 info->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
+		sau_compat_index_insert_done(index, info);
+		index_close(index, NoLock);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
+
+	session.sub = GetCurrentSubTransactionId();
+	session.written = true;
+}
+
+/*
+ * The id of the session row that says what is true now; written first where there
+ * is none yet, or the last one was rolled back or says something else.
+ */
+int64
+sau_actor_session(void)
+{
+	if (!session.written ||
+		session.user != GetSessionUserId() ||
+		session.origin != replorigin_session_origin ||
+		session.context_generation != sau_guc_context_generation ||
+		strcmp(session.application_name, application_name ? application_name : "") != 0)
+	{
+		MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit session row",
+												  ALLOCSET_SMALL_SIZES);
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+
+		session.written = false;
+		write_session();
+		MemoryContextSwitchTo(old);
+		MemoryContextDelete(cxt);
+	}
+	return session.id;
+}
+
+/* "lasting" is false for an abort, and for PREPARE, whose end is not known. */
+void
+sau_actor_xact_end(bool lasting)
+{
+	if (session.sub != InvalidSubTransactionId && !lasting)
+		session.written = false;
+	session.sub = InvalidSubTransactionId;
+}
+
+void
+sau_actor_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent)
+{
+	if (session.sub != sub)
+		return;
+	if (committed)
+		session.sub = parent;
+	else
+	{
+		session.written = false;
+		session.sub = InvalidSubTransactionId;
+	}
+}
+
+PG_FUNCTION_INFO_V1(softaudit_act_as);
+
+/*
+ * softaudit.act_as(name text): assert who acts, to the end of the transaction.
+ * NULL or the empty string takes the assertion back.
+ */
+Datum
+softaudit_act_as(PG_FUNCTION_ARGS)
+{
+	char	   *name = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	if (sau_guc_actor_setting == NULL || *sau_guc_actor_setting == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("softaudit.actor_setting is empty"),
+				 errhint("Name a setting there, for example app.current_user.")));
+	(void) set_config_option(sau_guc_actor_setting, name ? name : "",
+							 superuser() ? PGC_SUSET : PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	PG_RETURN_VOID();
+}

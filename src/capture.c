@@ -1,0 +1,362 @@
+/*
+ * capture.c
+ *		The trigger that captures a table's changes.
+ *
+ * Step of the path: PostgreSQL fires softaudit.capture() after a row changed, or
+ * after a TRUNCATE; this file decides what the event is worth and has image.c and
+ * log.c lay it down.  Nothing is read from a catalog here, and nothing allocated
+ * per row that outlives the row.
+ *
+ * A row that moves between partitions fires twice, as a DELETE and an INSERT; the
+ * old version's header says that it moved.  It is set aside until the INSERT of the
+ * same statement arrives, and the two are logged as one UPDATE.  What stays alone (a
+ * trigger on the target partition refused the row) is logged as the DELETE it is.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tupconvert.h"
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "softaudit.h"
+#include "utils/memutils.h"
+
+/* The old version of a row under way to another partition. */
+typedef struct Move
+{
+	struct Move *next;
+	MemoryContext cxt;			/* holds this, too */
+	Oid			relid;			/* the partition it left */
+	int32		table_id;
+	int			depth;
+	SubTransactionId sub;
+	HeapTuple	tuple;
+} Move;
+
+/* A relation that this transaction truncated and has not written to since. */
+typedef struct Truncated
+{
+	struct Truncated *next;
+	Oid			relid;
+	int32		table_id;
+	SubTransactionId sub;
+} Truncated;
+
+static Move *moves = NULL;		/* innermost statement first */
+static Truncated *truncated = NULL; /* in TopTransactionContext */
+
+static void
+put_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *buf, int attno)
+{
+	sau_log_field_begin();
+	sau_image_key(rel, relation, slot, buf);
+	sau_log_field_end(attno);
+}
+
+static void
+put_image(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *wanted,
+		  SauBuf *buf, int attno)
+{
+	sau_log_field_begin();
+	if (wanted)
+		sau_image_some(rel, relation, slot, wanted, buf);
+	else
+		sau_image_full(rel, relation, slot, buf);
+	sau_log_field_end(attno);
+}
+
+static void
+log_insert(SauRel *rel, Relation relation, TupleTableSlot *slot)
+{
+	bool		has_key = sau_image_has_key(rel, relation);
+	SauBuf	   *buf = sau_log_begin(rel, SAU_INSERT, has_key, false);
+
+	if (has_key)
+		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
+	put_image(rel, relation, slot, NULL, buf, SAU_LOG_NEW_DATA);
+	sau_log_end();
+}
+
+static void
+log_delete(SauRel *rel, Relation relation, TupleTableSlot *slot)
+{
+	bool		has_key = sau_image_has_key(rel, relation);
+	SauBuf	   *buf = sau_log_begin(rel, SAU_DELETE, has_key, false);
+
+	if (has_key)
+		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
+	put_image(rel, relation, slot, NULL, buf, SAU_LOG_OLD_DATA);
+	sau_log_end();
+}
+
+static void
+log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot)
+{
+	bool		has_key = sau_image_has_key(rel, relation);
+	bool		key_changed;
+	bool		few[64];
+	bool	   *wanted = NULL;
+	int			natts = RelationGetNumberOfAttributes(relation);
+	SauBuf	   *buf;
+
+	if (rel->changes_only || rel->has_ignore)
+	{
+		bool		relevant = !rel->has_ignore;
+
+		wanted = natts > (int) lengthof(few) ? palloc(natts * sizeof(bool)) : few;
+		sau_image_compare(rel, relation, oldslot, newslot, wanted);
+		for (int i = 0; i < natts && !relevant; i++)
+			relevant = wanted[i] && !(i < rel->natts && (rel->column_flags[i] & SAU_COLUMN_IGNORE));
+		if (!relevant)
+			return;
+		if (!rel->changes_only)
+			wanted = NULL;
+	}
+	key_changed = has_key && !sau_image_same_key(rel, relation, oldslot, newslot);
+	if (wanted && has_key)
+	{
+		const bool *key_columns = sau_image_key_columns(rel, relation);
+
+		for (int i = 0; i < natts; i++)
+			wanted[i] = wanted[i] || key_columns[i];
+	}
+
+	buf = sau_log_begin(rel, SAU_UPDATE, has_key, key_changed);
+	if (has_key)
+		put_key(rel, relation, newslot, buf, SAU_LOG_ROW_KEY);
+	if (key_changed)
+		put_key(rel, relation, oldslot, buf, SAU_LOG_OLD_ROW_KEY);
+	put_image(rel, relation, oldslot, wanted, buf, SAU_LOG_OLD_DATA);
+	put_image(rel, relation, newslot, wanted, buf, SAU_LOG_NEW_DATA);
+	sau_log_end();
+}
+
+/* ---- rows that move between partitions ---- */
+
+static void
+set_aside(SauRel *rel, Relation relation, TupleTableSlot *slot)
+{
+	MemoryContext cxt = AllocSetContextCreate(TopTransactionContext, "softaudit moved row",
+											  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	Move	   *move = palloc(sizeof(Move));
+
+	move->cxt = cxt;
+	move->relid = RelationGetRelid(relation);
+	move->table_id = rel->table_id;
+	move->depth = sau_log_depth();
+	move->sub = GetCurrentSubTransactionId();
+	move->tuple = ExecCopySlotHeapTuple(slot);
+	move->next = moves;
+	MemoryContextSwitchTo(old);
+	moves = move;
+}
+
+/* Take the innermost move off the list; the caller frees it. */
+static Move *
+take_move(void)
+{
+	Move	   *move = moves;
+
+	moves = move->next;
+	return move;
+}
+
+/* Log a move that never arrived as the DELETE that it was. */
+static void
+settle(Move *move)
+{
+	Relation	relation = table_open(move->relid, AccessShareLock);
+	Trigger    *trigger = sau_registry_trigger(relation);
+
+	if (trigger)
+	{
+		SauRel	   *rel = sau_registry_get(relation, trigger);
+		TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsHeapTuple);
+
+		sau_registry_hold(rel);
+		ExecStoreHeapTuple(move->tuple, slot, false);
+		log_delete(rel, relation, slot);
+		ExecDropSingleTupleTableSlot(slot);
+		sau_registry_release(rel);
+	}
+	table_close(relation, AccessShareLock);
+	MemoryContextDelete(move->cxt);
+}
+
+/* Log a row's arrival in another partition as an UPDATE. */
+static void
+log_arrival(Move *move, SauRel *rel, Relation relation, TupleTableSlot *newslot)
+{
+	Relation	source = table_open(move->relid, AccessShareLock);
+	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(source), RelationGetDescr(relation));
+	TupleTableSlot *oldslot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsHeapTuple);
+	HeapTuple	tuple = map ? execute_attr_map_tuple(move->tuple, map) : move->tuple;
+
+	ExecStoreHeapTuple(tuple, oldslot, false);
+	log_update(rel, relation, oldslot, newslot);
+	ExecDropSingleTupleTableSlot(oldslot);
+	table_close(source, AccessShareLock);
+	MemoryContextDelete(move->cxt);
+}
+
+/* The statement that is about to end has no more arrivals to come. */
+void
+sau_capture_statement_end(void)
+{
+	while (moves && moves->depth >= sau_log_depth())
+		settle(take_move());
+}
+
+/* ---- TRUNCATE ---- */
+
+/*
+ * One TRUNCATE of a partitioned table fires for the table and then for each of its
+ * partitions.  A partition is passed over where an ancestor was truncated by this
+ * transaction and no row was captured since: it was empty already.
+ */
+static void
+log_truncate(SauRel *rel, Relation relation)
+{
+	Oid			relid = RelationGetRelid(relation);
+	Truncated  *t;
+	SauBuf	   *buf;
+
+	if (truncated && relation->rd_rel->relispartition)
+	{
+		List	   *ancestors = get_partition_ancestors(relid);
+
+		for (t = truncated; t; t = t->next)
+			if (t->table_id == rel->table_id && list_member_oid(ancestors, t->relid))
+				return;
+	}
+	buf = sau_log_begin(rel, SAU_TRUNCATE, false, false);
+	(void) buf;
+	if (rel->partition_name)
+		sau_log_text(SAU_LOG_PARTITION_NAME, rel->partition_name);
+	sau_log_end();
+
+	t = MemoryContextAlloc(TopTransactionContext, sizeof(Truncated));
+	t->relid = relid;
+	t->table_id = rel->table_id;
+	t->sub = GetCurrentSubTransactionId();
+	t->next = truncated;
+	truncated = t;
+}
+
+static void
+forget_truncated(int32 table_id)
+{
+	Truncated **link = &truncated;
+
+	while (*link)
+	{
+		if ((*link)->table_id == table_id)
+			*link = (*link)->next;
+		else
+			link = &(*link)->next;
+	}
+}
+
+/* ---- transactions ---- */
+
+/* Forget what the transaction left; its memory goes by itself. */
+void
+sau_capture_xact_end(void)
+{
+	moves = NULL;
+	truncated = NULL;
+}
+
+void
+sau_capture_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent)
+{
+	Truncated **link = &truncated;
+
+	if (committed)
+	{
+		for (Move *m = moves; m; m = m->next)
+			if (m->sub == sub)
+				m->sub = parent;
+		for (Truncated *t = truncated; t; t = t->next)
+			if (t->sub == sub)
+				t->sub = parent;
+		return;
+	}
+	while (moves && moves->sub >= sub)
+		MemoryContextDelete(take_move()->cxt);
+	while (*link)
+	{
+		if ((*link)->sub >= sub)
+			*link = (*link)->next;
+		else
+			link = &(*link)->next;
+	}
+}
+
+PG_FUNCTION_INFO_V1(softaudit_capture);
+
+/*
+ * softaudit.capture(): the trigger function, for AFTER ... FOR EACH ROW and for
+ * AFTER TRUNCATE FOR EACH STATEMENT.
+ */
+Datum
+softaudit_capture(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	Relation	relation;
+	SauRel	   *rel;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("softaudit.capture() was not called by the trigger manager"),
+				 errhint("Use softaudit.enable() to have a table audited.")));
+	if (!TRIGGER_FIRED_AFTER(data->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("softaudit.capture() must be fired AFTER a change")));
+	if (!TRIGGER_FIRED_FOR_ROW(data->tg_event) && !TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("softaudit.capture() must be fired FOR EACH ROW")));
+
+	relation = data->tg_relation;
+	rel = sau_registry_get(relation, data->tg_trigger);
+	sau_registry_hold(rel);
+
+	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+		log_truncate(rel, relation);
+	else
+	{
+		if (unlikely(truncated != NULL))
+			forget_truncated(rel->table_id);
+
+		if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
+		{
+			if (unlikely(moves && moves->depth == sau_log_depth() &&
+						 moves->table_id == rel->table_id))
+				log_arrival(take_move(), rel, relation, data->tg_trigslot);
+			else
+				log_insert(rel, relation, data->tg_trigslot);
+		}
+		else
+		{
+			if (unlikely(moves && moves->depth == sau_log_depth()))
+				settle(take_move());
+			if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
+				log_update(rel, relation, data->tg_trigslot, data->tg_newslot);
+			else if (rel->partition_name &&
+					 HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
+				set_aside(rel, relation, data->tg_trigslot);
+			else
+				log_delete(rel, relation, data->tg_trigslot);
+		}
+	}
+
+	sau_registry_release(rel);
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,220 @@
+/*
+ * ddl.c
+ *		Event triggers: follow DDL on audited tables, refuse it on the log.
+ *
+ * They work in sessions that never loaded the library, too, since firing one loads it.
+ *
+ * What a command is about is told from its parse tree first, so that DDL which does
+ * not concern us costs nothing; only then is SQL of ours run to act on it.
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "commands/event_trigger.h"
+#include "commands/extension.h"
+#include "nodes/parsenodes.h"
+#include "softaudit.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+static EventTriggerData *
+event_data(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("the function was not called by the event trigger manager")));
+	return (EventTriggerData *) fcinfo->context;
+}
+
+/* Nothing was ever enabled in this database, or the command is our own. */
+static bool
+is_idle(void)
+{
+	return sau_registry_is_internal() ||
+		!OidIsValid(sau_registry_schema(true)) ||
+		!OidIsValid(sau_registry_relid("registry", true));
+}
+
+static void
+run(const char *sql)
+{
+	sau_owner_run(sql, 0, NULL, NULL, NULL);
+}
+
+/* Is the relation, as a command names it, one of ours? */
+static bool
+is_ours(RangeVar *rv)
+{
+	Oid			relid;
+
+	if (rv == NULL)
+		return false;
+	relid = RangeVarGetRelid(rv, NoLock, true);
+	return OidIsValid(relid) && get_rel_namespace(relid) == sau_registry_schema(true);
+}
+
+static void
+refuse(const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("%s is refused on the audit log", what),
+			 errhint("The log is changed by softaudit's functions only. To give it up for good, DROP EXTENSION softaudit CASCADE first.")));
+}
+
+/*
+ * Subcommands of ALTER TABLE that would lose what the log holds, or its guards.  What
+ * a restore of a dump says, and what a DBA tunes, is not among them.
+ */
+static void
+check_alter_log(AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		switch (lfirst_node(AlterTableCmd, lc)->subtype)
+		{
+			case AT_AddColumn:
+			case AT_DropColumn:
+			case AT_AlterColumnType:
+			case AT_DropConstraint:
+			case AT_DetachPartition:
+			case AT_AddInherit:
+			case AT_DropInherit:
+			case AT_SetUnLogged:
+			case AT_DisableTrig:
+			case AT_DisableTrigAll:
+			case AT_DisableTrigUser:
+			case AT_EnableReplicaTrig:
+			case AT_EnableRule:
+			case AT_ForceRowSecurity:
+			case AT_EnableRowSecurity:
+				refuse("this form of ALTER TABLE");
+				break;
+			default:
+				break;
+		}
+	}
+}
+
+PG_FUNCTION_INFO_V1(softaudit_ddl_start);
+
+/* ddl_command_start: refuse what would change or unguard the log. */
+Datum
+softaudit_ddl_start(PG_FUNCTION_ARGS)
+{
+	EventTriggerData *data = event_data(fcinfo);
+	Node	   *tree = data->parsetree;
+
+	if (is_idle())
+		return (Datum) 0;
+	switch (nodeTag(tree))
+	{
+		case T_AlterTableStmt:
+			if (is_ours(((AlterTableStmt *) tree)->relation))
+				check_alter_log((AlterTableStmt *) tree);
+			break;
+		case T_RenameStmt:
+			{
+				RenameStmt *stmt = (RenameStmt *) tree;
+
+				if (stmt->renameType == OBJECT_SCHEMA && strcmp(stmt->subname, SAU_SCHEMA) == 0)
+					refuse("ALTER SCHEMA ... RENAME");
+				if (is_ours(stmt->relation))
+					refuse("RENAME");
+			}
+			break;
+		case T_AlterObjectSchemaStmt:
+			if (is_ours(((AlterObjectSchemaStmt *) tree)->relation))
+				refuse("SET SCHEMA");
+			break;
+		case T_RuleStmt:
+			if (is_ours(((RuleStmt *) tree)->relation))
+				refuse("CREATE RULE");
+			break;
+		case T_DropStmt:
+			{
+				DropStmt   *stmt = (DropStmt *) tree;
+				ListCell   *lc;
+
+				if (stmt->removeType == OBJECT_SCHEMA)
+				{
+					foreach(lc, stmt->objects)
+						if (strcmp(strVal(lfirst(lc)), SAU_SCHEMA) == 0)
+							refuse("DROP SCHEMA");
+				}
+				else if (stmt->removeType == OBJECT_EXTENSION && stmt->behavior == DROP_RESTRICT)
+				{
+					foreach(lc, stmt->objects)
+						if (strcmp(strVal(lfirst(lc)), SAU_SCHEMA) == 0 && superuser())
+							run("SELECT softaudit.before_drop()");
+				}
+			}
+			break;
+		default:
+			break;
+	}
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_ddl_end);
+
+/* ddl_command_end: follow renames, new partitions, ATTACH and DETACH. */
+Datum
+softaudit_ddl_end(PG_FUNCTION_ARGS)
+{
+	EventTriggerData *data = event_data(fcinfo);
+	Node	   *tree = data->parsetree;
+	bool		concerns = false;
+
+	if (is_idle())
+		return (Datum) 0;
+	switch (nodeTag(tree))
+	{
+		case T_AlterTableStmt:
+		case T_AlterObjectSchemaStmt:
+			concerns = true;
+			break;
+		case T_RenameStmt:
+			concerns = ((RenameStmt *) tree)->relation != NULL ||
+				((RenameStmt *) tree)->renameType == OBJECT_SCHEMA;
+			break;
+		case T_CreateStmt:
+			concerns = ((CreateStmt *) tree)->partbound != NULL;
+			break;
+		case T_CreateSchemaStmt:
+			concerns = true;
+			break;
+		default:
+			break;
+	}
+	if (concerns)
+		run("SELECT softaudit.after_ddl()");
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_sql_drop);
+
+/* sql_drop: keep the names of dropped tables, refuse to lose the log. */
+Datum
+softaudit_sql_drop(PG_FUNCTION_ARGS)
+{
+	event_data(fcinfo);
+	if (!is_idle())
+		run("SELECT softaudit.after_drop()");
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_table_rewrite);
+
+/* table_rewrite: rows of an audited table change without a row trigger; say so. */
+Datum
+softaudit_table_rewrite(PG_FUNCTION_ARGS)
+{
+	event_data(fcinfo);
+	if (!is_idle())
+		run("SELECT softaudit.before_rewrite()");
+	return (Datum) 0;
+}

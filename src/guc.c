@@ -1,0 +1,114 @@
+/*
+ * guc.c
+ *		The settings.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "common/jsonapi.h"
+#include "softaudit.h"
+#include "utils/guc.h"
+
+char	   *sau_guc_actor_setting = NULL;
+char	   *sau_guc_context = NULL;
+int			sau_guc_partitions_ahead = 3;
+
+/* Changes whenever softaudit.context does, so that nobody compares the text. */
+uint64		sau_guc_context_generation = 0;
+
+typedef struct ContextCheck
+{
+	bool		number_too_big;
+} ContextCheck;
+
+/*
+ * Note a number that numeric could not hold: at most 1,000 characters and an
+ * exponent of at most four digits are well inside its range.
+ */
+static SauJsonActionResult
+context_scalar(void *state, char *token, JsonTokenType tokentype)
+{
+	ContextCheck *check = state;
+
+	if (tokentype == JSON_TOKEN_NUMBER)
+	{
+		char	   *e = strpbrk(token, "eE");
+
+		if (strlen(token) > 1000 || (e && strlen(e) > 6))
+			check->number_too_big = true;
+	}
+	SAU_JSON_ACTION_RETURN;
+}
+
+/*
+ * Accept what JSONB can hold as an object, and the empty string for "none".
+ * The value is read again at the time of a write, when an error is too late.
+ */
+static bool
+check_context(char **newval, void **extra, GucSource source)
+{
+	JsonLexContext *lex;
+	JsonSemAction sem = {0};
+	ContextCheck check = {false};
+	const char *p = *newval;
+
+	if (p == NULL || *p == '\0')
+		return true;
+	while (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r')
+		p++;
+	if (*p != '{')
+	{
+		GUC_check_errdetail("The value is not a JSON object.");
+		GUC_check_errhint("Write it as '{\"request_id\": \"...\"}'.");
+		return false;
+	}
+	lex = sau_compat_json_lexer(*newval, strlen(*newval));
+	sem.semstate = &check;
+	sem.scalar = context_scalar;
+	if (pg_parse_json(lex, &sem) != JSON_SUCCESS)
+	{
+		GUC_check_errdetail("The value is not a JSON object that jsonb can hold.");
+		return false;
+	}
+	if (check.number_too_big)
+	{
+		GUC_check_errdetail("A number in the value is out of range.");
+		return false;
+	}
+	return true;
+}
+
+static void
+assign_context(const char *newval, void *extra)
+{
+	sau_guc_context_generation++;
+}
+
+/* Define the settings; called once when the library is loaded. */
+void
+sau_guc_init(void)
+{
+	DefineCustomStringVariable("softaudit.actor_setting",
+							   "Names the custom setting that says who acts.",
+							   "Where that setting is empty or unset, the session user is logged.",
+							   &sau_guc_actor_setting,
+							   "app.current_user",
+							   PGC_USERSET, 0,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("softaudit.context",
+							   "A JSON object kept with the changes of a transaction.",
+							   NULL,
+							   &sau_guc_context,
+							   "",
+							   PGC_USERSET, 0,
+							   check_context, assign_context, NULL);
+	DefineCustomIntVariable("softaudit.partitions_ahead",
+							"How many log partitions are kept ready beyond the current one.",
+							NULL,
+							&sau_guc_partitions_ahead,
+							3, 1, 100,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	MarkGUCPrefixReserved("softaudit");
+}

@@ -1,0 +1,652 @@
+/*
+ * history.c
+ *		A row's history, read straight from the log's leaves.
+ *
+ * The way back: a key as the user writes it becomes the key image that capture
+ * would have logged; each leaf of the table's log groups is asked for it through its
+ * key index.  No plan is made over the log's partitions, which would cost more than
+ * the reading.
+ *
+ * Who may see: whoever may SELECT all columns of the table.  Where row security
+ * applies to him, the row must be visible to him now.  When in doubt, nothing.
+ *
+ * An UPDATE of the key ties two keys together.  From the key that was asked for, its
+ * predecessors are followed back from the change on, its successors forward.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/relscan.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "softaudit.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rls.h"
+#include "utils/snapmgr.h"
+
+/* Columns of softaudit.changes, in the order of the SQL script. */
+enum ChangesAttr
+{
+	CHANGES_AUDIT_ID,
+	CHANGES_CHANGED_AT,
+	CHANGES_XID,
+	CHANGES_OPERATION,
+	CHANGES_CHANGED_BY,
+	CHANGES_OLD_DATA,
+	CHANGES_NEW_DATA,
+	CHANGES_SCHEMA_NAME,
+	CHANGES_TABLE_NAME,
+	CHANGES_ROW_KEY,
+	CHANGES_CHANGED_COLUMNS,
+	CHANGES_SESSION_USER_NAME,
+	CHANGES_APPLICATION_NAME,
+	CHANGES_CLIENT_ADDR,
+	CHANGES_CONTEXT,
+	CHANGES_ORIGIN,
+	CHANGES_PARTITION_NAME,
+	CHANGES_NATTS
+};
+
+/* Columns of softaudit.log_sessions that are shown. */
+#define SESSION_USER_NAME			3
+#define SESSION_APPLICATION_NAME	4
+#define SESSION_CLIENT_ADDR			5
+#define SESSION_CONTEXT				8
+#define SESSION_ORIGIN				9
+
+/* A key, and the stretch of the log (exclusive bounds) in which it is of interest. */
+typedef struct Segment
+{
+	Jsonb	   *key;
+	int64		after;
+	int64		before;
+	bool		back;			/* follow predecessors */
+	bool		forward;		/* follow successors */
+} Segment;
+
+typedef struct Found
+{
+	int64		audit_id;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+} Found;
+
+typedef struct Reading
+{
+	SauRel	   *rel;
+	List	   *segments;
+	Found	   *found;
+	int			n;
+	int			cap;
+	HTAB	   *seen;			/* audit_id, so that a row is shown once */
+} Reading;
+
+/* ---- the key ---- */
+
+static void
+check_key_given(FunctionCallInfo fcinfo, int arg)
+{
+	if (PG_ARGISNULL(arg))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the key must not be NULL"),
+				 errhint("Give the primary key of one row.")));
+}
+
+/* The key argument as text: its own, or the output of whatever type was passed. */
+static char *
+key_text(FunctionCallInfo fcinfo, int arg)
+{
+	Oid			typid = get_fn_expr_argtype(fcinfo->flinfo, arg);
+	Oid			outfunc;
+	bool		isvarlena;
+
+	check_key_given(fcinfo, arg);
+	if (!OidIsValid(typid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INDETERMINATE_DATATYPE),
+				 errmsg("could not determine the type of the key"),
+				 errhint("Cast it to text.")));
+	getTypeOutputInfo(typid, &outfunc, &isvarlena);
+	return OidOutputFunctionCall(outfunc, PG_GETARG_DATUM(arg));
+}
+
+static void
+put_key_value(Relation relation, AttrNumber attno, char *text, TupleTableSlot *slot)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), attno - 1);
+	Oid			infunc;
+	Oid			ioparam;
+
+	getTypeInputInfo(att->atttypid, &infunc, &ioparam);
+	slot->tts_values[attno - 1] = OidInputFunctionCall(infunc, text, ioparam, att->atttypmod);
+	slot->tts_isnull[attno - 1] = false;
+}
+
+/*
+ * Read a key as the user writes it into a slot: one column by its input function, a
+ * composite key from a JSON object that names each of its columns once.
+ */
+static TupleTableSlot *
+parse_key(SauRel *rel, Relation relation, char *given)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
+	int			nkeys;
+	const AttrNumber *attnums;
+
+	if (!sau_image_has_key(rel, relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has no primary key that the log holds",
+						RelationGetRelationName(relation)),
+				 errhint("Read its changes from softaudit.changes instead.")));
+	attnums = sau_image_key_attnums(rel, relation, &nkeys);
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, RelationGetNumberOfAttributes(relation) * sizeof(bool));
+	if (nkeys == 1)
+		put_key_value(relation, attnums[0], given, slot);
+	else
+	{
+		Jsonb	   *object = NULL;
+		const char *p = given;
+
+		while (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r')
+			p++;
+		if (*p == '{')
+			object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(given)));
+		if (object == NULL || JB_ROOT_COUNT(object) != nkeys)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the key of \"%s\" has %d columns", RelationGetRelationName(relation), nkeys),
+					 errhint("Give it as a JSON object that names each key column, for example {\"%s\": 1, \"%s\": 2}.",
+							 NameStr(TupleDescAttr(RelationGetDescr(relation), attnums[0] - 1)->attname),
+							 NameStr(TupleDescAttr(RelationGetDescr(relation), attnums[1] - 1)->attname))));
+		for (int i = 0; i < nkeys; i++)
+		{
+			char	   *name = NameStr(TupleDescAttr(RelationGetDescr(relation), attnums[i] - 1)->attname);
+			LOCAL_FCINFO(call, 2);
+			Datum		value;
+
+			InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
+			call->args[0].value = JsonbPGetDatum(object);
+			call->args[0].isnull = false;
+			call->args[1].value = CStringGetTextDatum(name);
+			call->args[1].isnull = false;
+			value = jsonb_object_field_text(call);
+			if (call->isnull)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("the key does not name column \"%s\", or has NULL for it", name),
+						 errhint("Give every column of the primary key a value.")));
+			put_key_value(relation, attnums[i], TextDatumGetCString(value), slot);
+		}
+	}
+	ExecStoreVirtualTuple(slot);
+	return slot;
+}
+
+static Jsonb *
+key_image(SauRel *rel, Relation relation, TupleTableSlot *slot)
+{
+	SauBuf		buf = {CurrentMemoryContext, NULL, 0, 0};
+
+	sau_image_key(rel, relation, slot, &buf);
+	return (Jsonb *) buf.data;
+}
+
+/* ---- who may see ---- */
+
+/* Raise unless the current user may SELECT every column. */
+static void
+check_select(Oid relid)
+{
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(relid, GetUserId(), ACL_SELECT, ACLMASK_ALL) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(relid)),
+					   get_rel_name(relid));
+}
+
+/* Does the row with this key exist, as far as the current user's row security lets him see? */
+static bool
+is_visible_now(SauRel *rel, Relation relation, TupleTableSlot *slot)
+{
+	int			nkeys;
+	const AttrNumber *attnums = sau_image_key_attnums(rel, relation, &nkeys);
+	StringInfoData sql;
+	Oid		   *types = palloc(nkeys * sizeof(Oid));
+	Datum	   *values = palloc(nkeys * sizeof(Datum));
+	bool		visible;
+	int			ret;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT 1 FROM %s WHERE ",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
+												RelationGetRelationName(relation)));
+	for (int i = 0; i < nkeys; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), attnums[i] - 1);
+
+		appendStringInfo(&sql, "%s%s OPERATOR(pg_catalog.=) $%d", i > 0 ? " AND " : "",
+						 quote_identifier(NameStr(att->attname)), i + 1);
+		types[i] = getBaseType(att->atttypid);
+		values[i] = slot->tts_values[attnums[i] - 1];
+	}
+	SPI_connect();
+	ret = SPI_execute_with_args(sql.data, nkeys, types, values, NULL, true, 1);
+	if (ret != SPI_OK_SELECT)
+		elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(ret));
+	visible = SPI_processed > 0;
+	SPI_finish();
+	return visible;
+}
+
+/* ---- reading ---- */
+
+static int64
+get_int8(HeapTuple tuple, TupleDesc desc, int attno)
+{
+	bool		isnull;
+
+	return DatumGetInt64(heap_getattr(tuple, attno, desc, &isnull));
+}
+
+/* A JSONB column's value, or NULL; in the current memory context, detoasted. */
+static Jsonb *
+get_jsonb(HeapTuple tuple, TupleDesc desc, int attno)
+{
+	bool		isnull;
+	Datum		d = heap_getattr(tuple, attno, desc, &isnull);
+
+	return isnull ? NULL : DatumGetJsonbPCopy(d);
+}
+
+static bool
+same_jsonb(Jsonb *a, Jsonb *b)
+{
+	return VARSIZE(a) == VARSIZE(b) && memcmp(a, b, VARSIZE(a)) == 0;
+}
+
+static void
+add_segment(Reading *reading, Jsonb *key, int64 after, int64 before, bool back, bool forward)
+{
+	Segment    *s;
+	ListCell   *lc;
+
+	foreach(lc, reading->segments)
+	{
+		s = lfirst(lc);
+		if (s->after <= after && s->before >= before &&
+			(s->back || !back) && (s->forward || !forward) && same_jsonb(s->key, key))
+			return;
+	}
+	s = palloc(sizeof(Segment));
+	s->key = key;
+	s->after = after;
+	s->before = before;
+	s->back = back;
+	s->forward = forward;
+	reading->segments = lappend(reading->segments, s);
+}
+
+/* Take a row of the log that matched a segment, and see where its key came from or went. */
+static void
+take_row(Reading *reading, const Segment *segment, HeapTuple tuple, TupleDesc desc)
+{
+	int64		audit_id = get_int8(tuple, desc, SAU_LOG_AUDIT_ID);
+	Jsonb	   *key = get_jsonb(tuple, desc, SAU_LOG_ROW_KEY);
+	Jsonb	   *old_key = get_jsonb(tuple, desc, SAU_LOG_OLD_ROW_KEY);
+	bool		seen;
+
+	if (audit_id <= segment->after || audit_id >= segment->before)
+		return;
+	if (!(key && same_jsonb(key, segment->key)) && !(old_key && same_jsonb(old_key, segment->key)))
+		return;
+
+	hash_search(reading->seen, &audit_id, HASH_ENTER, &seen);
+	if (!seen)
+	{
+		if (reading->n >= reading->cap)
+		{
+			reading->cap = Max(64, reading->cap * 2);
+			reading->found = reading->found ?
+				repalloc_huge(reading->found, reading->cap * sizeof(Found)) :
+				palloc(reading->cap * sizeof(Found));
+		}
+		reading->found[reading->n].audit_id = audit_id;
+		reading->found[reading->n].tuple = heap_copytuple(tuple);
+		reading->found[reading->n++].desc = desc;
+	}
+	if (old_key == NULL)
+		return;
+	if (segment->back && same_jsonb(key, segment->key))
+		add_segment(reading, old_key, PG_INT64_MIN, audit_id, true, false);
+	if (segment->forward && same_jsonb(old_key, segment->key))
+		add_segment(reading, key, audit_id, PG_INT64_MAX, false, true);
+}
+
+static void
+scan_index(Reading *reading, Segment *segment, Relation leaf, Oid indexid, TupleDesc desc)
+{
+	Relation	index;
+	IndexScanDesc scan;
+	ScanKeyData keys[2];
+	TupleTableSlot *slot;
+
+	if (!OidIsValid(indexid))
+		return;
+	index = index_open(indexid, AccessShareLock);
+	slot = table_slot_create(leaf, NULL);
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(reading->rel->table_id));
+	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(sau_log_key_hash(VARDATA(segment->key), VARSIZE(segment->key) - VARHDRSZ)));
+	scan = sau_compat_index_beginscan(leaf, index, GetActiveSnapshot(), 2);
+	index_rescan(scan, keys, 2, NULL, 0);
+	while (index_getnext_slot(scan, ForwardScanDirection, slot))
+	{
+		bool		should_free;
+		HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+
+		CHECK_FOR_INTERRUPTS();
+		take_row(reading, segment, tuple, desc);
+		if (should_free)
+			heap_freetuple(tuple);
+	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	index_close(index, AccessShareLock);
+}
+
+static void
+scan_leaf(Reading *reading, Segment *segment, Oid leafid)
+{
+	Relation	leaf = try_table_open(leafid, AccessShareLock);
+	SauLeaf		info;
+	TupleDesc	desc;
+
+	if (leaf == NULL)
+		return;
+	desc = CreateTupleDescCopy(RelationGetDescr(leaf));
+	sau_partition_leaf_indexes(leaf, &info);
+	scan_index(reading, segment, leaf, info.key_index, desc);
+	scan_index(reading, segment, leaf, info.old_key_index, desc);
+	table_close(leaf, AccessShareLock);
+}
+
+static int
+compare_found(const void *a, const void *b)
+{
+	int64		ia = ((const Found *) a)->audit_id;
+	int64		ib = ((const Found *) b)->audit_id;
+
+	return ia < ib ? -1 : ia > ib;
+}
+
+/* Read all segments, which may grow while they are read. */
+static void
+read_segments(Reading *reading)
+{
+	int			ngroups;
+	int32	   *groups = sau_registry_groups(reading->rel->table_id, &ngroups);
+	List	   *leaves = NIL;
+	ListCell   *lc;
+
+	for (int i = 0; i < ngroups; i++)
+		leaves = list_concat(leaves, sau_partition_leaves(groups[i]));
+	for (int i = 0; i < list_length(reading->segments); i++)
+		foreach(lc, leaves)
+			scan_leaf(reading, list_nth(reading->segments, i), lfirst_oid(lc));
+	if (reading->n > 1)
+		qsort(reading->found, reading->n, sizeof(Found), compare_found);
+}
+
+/* ---- showing ---- */
+
+/* Copy a session's columns into a result row; all NULL where the session row is gone. */
+static void
+put_session(Relation sessions, int64 session_id, Datum *values, bool *nulls)
+{
+	static const struct
+	{
+		int			from;
+		int			to;
+	}			map[] = {
+		{SESSION_USER_NAME, CHANGES_SESSION_USER_NAME},
+		{SESSION_APPLICATION_NAME, CHANGES_APPLICATION_NAME},
+		{SESSION_CLIENT_ADDR, CHANGES_CLIENT_ADDR},
+		{SESSION_CONTEXT, CHANGES_CONTEXT},
+		{SESSION_ORIGIN, CHANGES_ORIGIN}
+	};
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	for (int i = 0; i < lengthof(map); i++)
+		nulls[map[i].to] = true;
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(session_id));
+	scan = systable_beginscan(sessions, sau_registry_relid("log_sessions_pkey", false), true,
+							  GetActiveSnapshot(), 1, &key);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		tuple = heap_copytuple(tuple);
+		for (int i = 0; i < lengthof(map); i++)
+			values[map[i].to] = heap_getattr(tuple, map[i].from, RelationGetDescr(sessions),
+											 &nulls[map[i].to]);
+	}
+	systable_endscan(scan);
+}
+
+static ArrayType *
+changed_columns(Jsonb *old_data, Jsonb *new_data)
+{
+	JsonbIterator *it = JsonbIteratorInit(&new_data->root);
+	JsonbValue	key;
+	JsonbValue	value;
+	JsonbIteratorToken token;
+	Datum	   *names = palloc(Max(1, JB_ROOT_COUNT(new_data)) * sizeof(Datum));
+	int			n = 0;
+
+	if (!JB_ROOT_IS_OBJECT(new_data) || !JB_ROOT_IS_OBJECT(old_data))
+		return construct_empty_array(TEXTOID);
+	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
+	{
+		JsonbValue *before;
+
+		if (token != WJB_KEY)
+			continue;
+		JsonbIteratorNext(&it, &value, true);
+		before = getKeyJsonValueFromContainer(&old_data->root, key.val.string.val,
+											  key.val.string.len, NULL);
+		if (before == NULL || before->type != value.type ||
+			!same_jsonb(JsonbValueToJsonb(before), JsonbValueToJsonb(&value)))
+			names[n++] = PointerGetDatum(cstring_to_text_with_len(key.val.string.val,
+																  key.val.string.len));
+	}
+	return construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+static void
+show_rows(FunctionCallInfo fcinfo, Reading *reading)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Relation	sessions = table_open(sau_registry_relid("log_sessions", false), AccessShareLock);
+	char	   *schema_name;
+	char	   *table_name;
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit history row",
+											  ALLOCSET_DEFAULT_SIZES);
+
+	sau_registry_names(reading->rel->table_id, &schema_name, &table_name);
+	for (int i = 0; i < reading->n; i++)
+	{
+		static const struct
+		{
+			int			from;
+			int			to;
+		}			map[] = {
+			{SAU_LOG_AUDIT_ID, CHANGES_AUDIT_ID},
+			{SAU_LOG_CHANGED_AT, CHANGES_CHANGED_AT},
+			{SAU_LOG_XID, CHANGES_XID},
+			{SAU_LOG_OPERATION, CHANGES_OPERATION},
+			{SAU_LOG_CHANGED_BY, CHANGES_CHANGED_BY},
+			{SAU_LOG_OLD_DATA, CHANGES_OLD_DATA},
+			{SAU_LOG_NEW_DATA, CHANGES_NEW_DATA},
+			{SAU_LOG_ROW_KEY, CHANGES_ROW_KEY},
+			{SAU_LOG_PARTITION_NAME, CHANGES_PARTITION_NAME}
+		};
+		HeapTuple	tuple = reading->found[i].tuple;
+		TupleDesc	desc = reading->found[i].desc;
+		Datum		values[CHANGES_NATTS] = {0};
+		bool		nulls[CHANGES_NATTS] = {false};
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		Jsonb	   *old_data = get_jsonb(tuple, desc, SAU_LOG_OLD_DATA);
+		Jsonb	   *new_data = get_jsonb(tuple, desc, SAU_LOG_NEW_DATA);
+
+		for (int j = 0; j < lengthof(map); j++)
+			values[map[j].to] = heap_getattr(tuple, map[j].from, desc, &nulls[map[j].to]);
+		values[CHANGES_SCHEMA_NAME] = DirectFunctionCall1(namein, CStringGetDatum(schema_name));
+		values[CHANGES_TABLE_NAME] = DirectFunctionCall1(namein, CStringGetDatum(table_name));
+		nulls[CHANGES_CHANGED_COLUMNS] = !(old_data && new_data);
+		if (old_data && new_data)
+			values[CHANGES_CHANGED_COLUMNS] = PointerGetDatum(changed_columns(old_data, new_data));
+		put_session(sessions, get_int8(tuple, desc, SAU_LOG_SESSION_ID), values, nulls);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(cxt);
+	}
+	MemoryContextDelete(cxt);
+	table_close(sessions, AccessShareLock);
+}
+
+static void
+init_reading(Reading *reading, SauRel *rel, Jsonb *key)
+{
+	HASHCTL		ctl = {0};
+
+	memset(reading, 0, sizeof(*reading));
+	reading->rel = rel;
+	ctl.keysize = sizeof(int64);
+	ctl.entrysize = sizeof(int64);
+	ctl.hcxt = CurrentMemoryContext;
+	reading->seen = hash_create("softaudit history", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	add_segment(reading, key, PG_INT64_MIN, PG_INT64_MAX, true, true);
+}
+
+PG_FUNCTION_INFO_V1(softaudit_history);
+
+/*
+ * softaudit.history(target regclass, key text | anyelement): the changes of one row,
+ * oldest first.  Raises insufficient_privilege unless the caller may SELECT every
+ * column of the table.
+ */
+Datum
+softaudit_history(PG_FUNCTION_ARGS)
+{
+	Relation	relation;
+	SauRel	   *rel;
+	TupleTableSlot *slot;
+	Reading		reading;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the table must not be NULL")));
+	InitMaterializedSRF(fcinfo, 0);
+	relation = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	/* Before anything is told of the table. */
+	check_select(RelationGetRelid(relation));
+	rel = sau_registry_describe(relation);
+	if (rel->rootid != rel->relid)
+		check_select(rel->rootid);
+	slot = parse_key(rel, relation, key_text(fcinfo, 1));
+
+	if (check_enable_rls(rel->rootid, InvalidOid, true) == RLS_ENABLED ||
+		check_enable_rls(rel->relid, InvalidOid, true) == RLS_ENABLED)
+	{
+		Relation	root = rel->rootid == rel->relid ? relation : table_open(rel->rootid, AccessShareLock);
+		SauRel	   *rootrel = root == relation ? rel : sau_registry_describe(root);
+		TupleTableSlot *rootslot = root == relation ? slot : parse_key(rootrel, root, key_text(fcinfo, 1));
+		bool		visible = is_visible_now(rootrel, root, rootslot);
+
+		if (root != relation)
+		{
+			ExecDropSingleTupleTableSlot(rootslot);
+			table_close(root, AccessShareLock);
+		}
+		if (!visible)
+		{
+			ExecDropSingleTupleTableSlot(slot);
+			relation_close(relation, AccessShareLock);
+			return (Datum) 0;
+		}
+	}
+
+	sau_log_flush();
+	init_reading(&reading, rel, key_image(rel, relation, slot));
+	ExecDropSingleTupleTableSlot(slot);
+	read_segments(&reading);
+	show_rows(fcinfo, &reading);
+	relation_close(relation, AccessShareLock);
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_history_of_key);
+
+/*
+ * softaudit.history_of_key(table_id integer, row_key jsonb): the same by id and key
+ * image, for history_of(); its privileges are those of EXECUTE.
+ */
+Datum
+softaudit_history_of_key(PG_FUNCTION_ARGS)
+{
+	SauRel		rel = {0};
+	Reading		reading;
+
+	InitMaterializedSRF(fcinfo, 0);
+	rel.table_id = PG_GETARG_INT32(0);
+	sau_log_flush();
+	init_reading(&reading, &rel, DatumGetJsonbPCopy(PG_GETARG_DATUM(1)));
+	read_segments(&reading);
+	show_rows(fcinfo, &reading);
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_key_image);
+
+/*
+ * softaudit.key_image(target regclass, key text): the key as the log holds it.
+ */
+Datum
+softaudit_key_image(PG_FUNCTION_ARGS)
+{
+	Relation	relation = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	SauRel	   *rel = sau_registry_describe(relation);
+	TupleTableSlot *slot = parse_key(rel, relation, key_text(fcinfo, 1));
+	Jsonb	   *key = key_image(rel, relation, slot);
+
+	ExecDropSingleTupleTableSlot(slot);
+	relation_close(relation, AccessShareLock);
+	PG_RETURN_JSONB_P(key);
+}
+
+PG_FUNCTION_INFO_V1(softaudit_changed_columns);
+
+/*
+ * softaudit.changed_columns(old_data jsonb, new_data jsonb): the columns in which two
+ * images of a row differ; NULL if either is.
+ */
+Datum
+softaudit_changed_columns(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_ARRAYTYPE_P(changed_columns(PG_GETARG_JSONB_P(0), PG_GETARG_JSONB_P(1)));
+}

@@ -1,0 +1,796 @@
+/*
+ * log.c
+ *		The buffer of captured rows, and its way into the log.
+ *
+ * Step of the path: capture lays a log row down here, as the heap tuple it will
+ * be; a flush gives the rows their ids and appends them to their leaf in bulk.
+ *
+ * A row of the buffer belongs to the subtransaction that captured it and dies with
+ * it.  It has the command id of its capture, so that whoever would see the change
+ * sees the log row, however late it is flushed.
+ *
+ * Rows are flushed
+ *	- at the end of the statement that they were captured in,
+ *	- when MAX_ROWS or MAX_BYTES are waiting,
+ *	- before a query or utility command starts that could read the log,
+ *	- before the transaction commits or is prepared.
+ *
+ * A flush within a subtransaction inserts with that one's id.  Rows that an outer
+ * one captured would die with it, so they are kept in the buffer as "flushed in" it
+ * until it ends: when it aborts they are waiting again.
+ *
+ * Ids are taken at the flush, in blocks: after the locks on all rows concerned are
+ * held, and before any of them is given up.  So for each row of a table the order of
+ * the ids is the order of its changes, in one transaction and across them.
+ *
+ * Lock order: the leaf, its indexes, the id sequence.  Nothing here runs user code.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/index.h"
+#include "commands/sequence.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "softaudit.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define MAX_ROWS		1000
+#define MAX_BYTES		(1024 * 1024)
+
+/* The buffer keeps at most this much when it is empty. */
+#define KEEP_BYTES		(4 * 1024 * 1024)
+
+/* Rows given to one table_multi_insert(). */
+#define CHUNK_ROWS		100
+
+/* What one value of the id sequence stands for; its INCREMENT in the SQL script. */
+#define IDS_PER_BLOCK	16
+
+#define LOG_HOFF		MAXALIGN(SizeofHeapTupleHeader + BITMAPLEN(SAU_LOG_NATTS))
+
+typedef struct LogRow
+{
+	Size		off;			/* of the tuple in the arena */
+	uint32		len;
+	CommandId	cid;
+	SubTransactionId sub;		/* captured it */
+	SubTransactionId flushed_in;	/* inserted it, if not the same; else invalid */
+	int			depth;			/* statement nesting at capture */
+	int32		log_group;
+	int32		table_id;
+	int32		key_hash;
+	int32		old_key_hash;
+	bool		has_key;
+	bool		key_changed;
+	bool		has_id;
+	bool		waiting;
+} LogRow;
+
+static MemoryContext log_cxt = NULL;
+static SauBuf arena;
+static LogRow *rows = NULL;
+static int	n_rows = 0;
+static int	cap_rows = 0;
+static int	n_waiting = 0;
+static Size waiting_bytes = 0;
+
+/* Where the row being laid down starts, and where its open field does. */
+static Size row_start;
+static Size field_unaligned;
+static Size field_start;
+static LogRow current;
+
+/* Nesting of the statements that our hooks see. */
+static int	statement_depth = 0;
+
+/* Counts whatever may change the answer to "who acts". */
+static uint64 activity = 1;
+static uint64 actor_activity = 0;
+static char *actor_name = NULL;
+static int	actor_len = 0;
+static int64 actor_session = 0;
+
+static bool flushing = false;
+
+static TupleTableSlot *slots[CHUNK_ROWS];
+static int	n_slots = 0;
+
+/* Set up the buffer; called once when the library is loaded. */
+void
+sau_log_init(void)
+{
+	log_cxt = AllocSetContextCreate(TopMemoryContext, "softaudit log buffer",
+									ALLOCSET_DEFAULT_SIZES);
+	arena.cxt = log_cxt;
+}
+
+/* How deep in statements we are, as far as our hooks see. */
+int
+sau_log_depth(void)
+{
+	return statement_depth;
+}
+
+bool
+sau_log_is_pending(void)
+{
+	return n_waiting > 0;
+}
+
+/* Something ran that may have changed a setting: ask again who acts. */
+void
+sau_log_new_activity(void)
+{
+	activity++;
+}
+
+/* The digest that rows of one key share within a table; its collisions are filtered by readers. */
+int32
+sau_log_key_hash(const char *jsonb_root, Size len)
+{
+	return (int32) hash_bytes((const unsigned char *) jsonb_root, (int) len);
+}
+
+static void
+refresh_actor(void)
+{
+	const char *name = sau_actor_name();
+	int			len = strlen(name);
+
+	if (actor_name == NULL || strcmp(actor_name, name) != 0)
+	{
+		char	   *copy = MemoryContextStrdup(log_cxt, name);
+
+		if (actor_name)
+			pfree(actor_name);
+		actor_name = copy;
+		actor_len = len;
+	}
+	actor_session = sau_actor_session();
+	actor_activity = activity;
+}
+
+/* ---- laying a row down ---- */
+
+static inline void
+put_raw(const void *p, Size n)
+{
+	memcpy(arena.data + arena.len, p, n);
+	arena.len += n;
+}
+
+/*
+ * Start a log row and return the buffer, in which the caller appends the row's
+ * fields, in the order of the log's columns, between field_begin and field_end.
+ */
+SauBuf *
+sau_log_begin(SauRel *rel, SauOperation op, bool has_key, bool key_changed)
+{
+	static const char *const names[] = {"INSERT", "UPDATE", "DELETE", "TRUNCATE"};
+	HeapTupleHeader header;
+	int64		zero = 0;
+	int64		changed_at;
+	int64		xid;
+
+	if (flushing)
+		elog(ERROR, "an audited table was changed by a function that runs inside the audit log's own insert");
+	if (n_waiting >= MAX_ROWS || waiting_bytes >= MAX_BYTES)
+		sau_log_flush();
+	if (actor_activity != activity || n_rows == 0)
+		refresh_actor();
+
+	memset(&current, 0, sizeof(current));
+	current.cid = GetCurrentCommandId(true);
+	current.sub = GetCurrentSubTransactionId();
+	current.flushed_in = InvalidSubTransactionId;
+	current.depth = statement_depth;
+	current.log_group = rel->log_group;
+	current.table_id = rel->table_id;
+	current.has_key = has_key;
+	current.key_changed = key_changed;
+
+	/* What an error left of a row that was never ended goes, too. */
+	arena.len = n_rows > 0 ? MAXALIGN(rows[n_rows - 1].off + rows[n_rows - 1].len) : 0;
+	row_start = arena.len;
+	sau_buf_reserve(&arena, LOG_HOFF + 256);
+	memset(arena.data + row_start, 0, LOG_HOFF);
+	header = (HeapTupleHeader) (arena.data + row_start);
+	header->t_infomask = HEAP_HASNULL | HEAP_HASVARWIDTH;
+	HeapTupleHeaderSetNatts(header, SAU_LOG_NATTS);
+	header->t_hoff = LOG_HOFF;
+	ItemPointerSetInvalid(&header->t_ctid);
+	arena.len += LOG_HOFF;
+
+	/* bits of the null bitmap are set where there is a value */
+	header->t_bits[0] = 0x3F | (has_key ? 0x40 : 0) | (key_changed ? 0x80 : 0);
+	changed_at = GetCurrentTransactionStartTimestamp();
+	xid = (int64) U64FromFullTransactionId(GetTopFullTransactionId());
+	put_raw(&zero, sizeof(int64));	/* audit_id, at the flush */
+	put_raw(&changed_at, sizeof(int64));
+	put_raw(&xid, sizeof(int64));
+	put_raw(&actor_session, sizeof(int64));
+	put_raw(&rel->log_group, sizeof(int32));
+	put_raw(&rel->table_id, sizeof(int32));
+	if (has_key)
+		put_raw(&zero, sizeof(int32));
+	if (key_changed)
+		put_raw(&zero, sizeof(int32));
+	sau_log_text(SAU_LOG_OPERATION, names[op]);
+	sau_log_text(SAU_LOG_CHANGED_BY, actor_name);
+	return &arena;
+}
+
+static inline void
+mark_present(int attno)
+{
+	HeapTupleHeader header = (HeapTupleHeader) (arena.data + row_start);
+
+	header->t_bits[(attno - 1) >> 3] |= 1 << ((attno - 1) & 7);
+}
+
+/* Open a varlena field with a four-byte header, which the caller writes. */
+void
+sau_log_field_begin(void)
+{
+	field_unaligned = arena.len;
+	sau_buf_align4(&arena);
+	field_start = arena.len;
+}
+
+/*
+ * Close the field that holds column "attno"; a short value gets a short header, as
+ * heap_fill_tuple() would give it.  A key's digest is taken in passing.
+ */
+void
+sau_log_field_end(int attno)
+{
+	char	   *field = arena.data + field_start;
+	Size		len = arena.len - field_start;
+
+	Assert(VARSIZE(field) == len);
+	if (attno == SAU_LOG_ROW_KEY || attno == SAU_LOG_OLD_ROW_KEY)
+	{
+		int32		hash = sau_log_key_hash(field + VARHDRSZ, len - VARHDRSZ);
+		Size		at = row_start + LOG_HOFF + 4 * sizeof(int64) + 2 * sizeof(int32);
+
+		if (attno == SAU_LOG_OLD_ROW_KEY)
+		{
+			current.old_key_hash = hash;
+			at += sizeof(int32);
+		}
+		else
+			current.key_hash = hash;
+		memcpy(arena.data + at, &hash, sizeof(hash));
+	}
+	if (len - VARHDRSZ + VARHDRSZ_SHORT <= VARATT_SHORT_MAX)
+	{
+		char	   *to = arena.data + field_unaligned;
+
+		memmove(to + VARHDRSZ_SHORT, field + VARHDRSZ, len - VARHDRSZ);
+		SET_VARSIZE_SHORT(to, len - VARHDRSZ + VARHDRSZ_SHORT);
+		arena.len = field_unaligned + len - VARHDRSZ + VARHDRSZ_SHORT;
+	}
+	mark_present(attno);
+}
+
+/* Append a text column. */
+void
+sau_log_text(int attno, const char *text)
+{
+	Size		len = (text == actor_name) ? (Size) actor_len : strlen(text);
+
+	if (len + VARHDRSZ_SHORT <= VARATT_SHORT_MAX)
+	{
+		sau_buf_reserve(&arena, len + VARHDRSZ_SHORT);
+		SET_VARSIZE_SHORT(arena.data + arena.len, len + VARHDRSZ_SHORT);
+		memcpy(arena.data + arena.len + VARHDRSZ_SHORT, text, len);
+		arena.len += len + VARHDRSZ_SHORT;
+		mark_present(attno);
+	}
+	else
+	{
+		sau_log_field_begin();
+		sau_buf_reserve(&arena, len + VARHDRSZ);
+		SET_VARSIZE(arena.data + arena.len, len + VARHDRSZ);
+		memcpy(arena.data + arena.len + VARHDRSZ, text, len);
+		arena.len += len + VARHDRSZ;
+		sau_log_field_end(attno);
+	}
+}
+
+/* Enter the row that was laid down. */
+void
+sau_log_end(void)
+{
+	Size		len = arena.len - row_start;
+
+	if (len > MaxAllocSize)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the audit record of one row takes %zu bytes, more than a tuple can hold", len),
+				 errhint("Exclude the largest columns with softaudit.enable(..., exclude => ...).")));
+	if (n_rows >= cap_rows)
+	{
+		int			cap = Max(64, cap_rows * 2);
+
+		rows = rows ? repalloc(rows, cap * sizeof(LogRow)) :
+			MemoryContextAlloc(log_cxt, cap * sizeof(LogRow));
+		cap_rows = cap;
+	}
+	current.off = row_start;
+	current.len = (uint32) len;
+	current.waiting = true;
+	rows[n_rows++] = current;
+	n_waiting++;
+	waiting_bytes += len;
+	sau_buf_reserve(&arena, MAXIMUM_ALIGNOF);
+	memset(arena.data + arena.len, 0, MAXALIGN(arena.len) - arena.len);
+	arena.len = MAXALIGN(arena.len);
+}
+
+/* ---- the way into the leaf ---- */
+
+/* Number the waiting rows in the order of their capture. */
+static void
+assign_ids(void)
+{
+	int64		next = 0;
+	int			left = 0;
+
+	for (int i = 0; i < n_rows; i++)
+	{
+		if (!rows[i].waiting || rows[i].has_id)
+			continue;
+		if (left == 0)
+		{
+			next = nextval_internal(sau_registry_relid("log_audit_id_seq", false), false);
+			left = IDS_PER_BLOCK;
+		}
+		memcpy(arena.data + rows[i].off + LOG_HOFF, &next, sizeof(next));
+		rows[i].has_id = true;
+		next++;
+		left--;
+	}
+}
+
+typedef struct IndexEntry
+{
+	uint64		order;			/* key columns, so that unsigned order is theirs */
+	ItemPointerData tid;
+} IndexEntry;
+
+static int
+compare_entries(const void *a, const void *b)
+{
+	const IndexEntry *ea = a;
+	const IndexEntry *eb = b;
+
+	if (ea->order != eb->order)
+		return ea->order < eb->order ? -1 : 1;
+	return ItemPointerCompare((ItemPointer) &ea->tid, (ItemPointer) &eb->tid);
+}
+
+#define SIGN_FLIP(x)	((uint32) (x) ^ 0x80000000u)
+
+static inline uint64
+index_order(int32 table_id, int32 hash)
+{
+	return ((uint64) SIGN_FLIP(table_id) << 32) | SIGN_FLIP(hash);
+}
+
+/* Insert entries in key order, so that neighbours find their page at hand. */
+static void
+insert_entries(Oid indexid, Relation leaf, IndexEntry *entries, int n)
+{
+	Relation	index = index_open(indexid, RowExclusiveLock);
+	IndexInfo  *info = makeNode(IndexInfo);
+	Datum		values[2];
+	bool		isnull[2] = {false, false};
+
+	/* btree asks nothing of IndexInfo for a plain insert */
+	info->ii_NumIndexAttrs = info->ii_NumIndexKeyAttrs = 2;
+	info->ii_Am = index->rd_rel->relam;
+	info->ii_Context = CurrentMemoryContext;
+	if (n > 1)
+		qsort(entries, n, sizeof(IndexEntry), compare_entries);
+	for (int i = 0; i < n; i++)
+	{
+		values[0] = Int32GetDatum((int32) SIGN_FLIP((uint32) (entries[i].order >> 32)));
+		values[1] = Int32GetDatum((int32) SIGN_FLIP((uint32) entries[i].order));
+		index_insert(index, values, isnull, &entries[i].tid, leaf, UNIQUE_CHECK_NO, false, info);
+	}
+	sau_compat_index_insert_done(index, info);
+	index_close(index, NoLock);
+}
+
+/* Rows without a key are found by table only: their entry has a NULL. */
+static void
+insert_keyless(Oid indexid, Relation leaf, const int *which, const ItemPointerData *tids, int n)
+{
+	Relation	index = NULL;
+	IndexInfo  *info = NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		LogRow	   *row = &rows[which[i]];
+		Datum		values[2] = {Int32GetDatum(row->table_id), (Datum) 0};
+		bool		isnull[2] = {false, true};
+
+		if (row->has_key)
+			continue;
+		if (index == NULL)
+		{
+			index = index_open(indexid, RowExclusiveLock);
+			info = BuildIndexInfo(index);
+		}
+		index_insert(index, values, isnull, (ItemPointer) &tids[i], leaf, UNIQUE_CHECK_NO, false, info);
+	}
+	if (index)
+	{
+		sau_compat_index_insert_done(index, info);
+		index_close(index, NoLock);
+	}
+}
+
+/* An index that somebody added to the leaf: by the general code. */
+static void
+insert_other_indexes(Relation leaf, const SauLeaf *info, const int *which,
+					 const ItemPointerData *tids, int n)
+{
+	EState	   *estate = CreateExecutorState();
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(leaf), &TTSOpsHeapTuple);
+	List	   *indexes = RelationGetIndexList(leaf);
+	ListCell   *lc;
+
+	GetPerTupleExprContext(estate)->ecxt_scantuple = slot;
+	foreach(lc, indexes)
+	{
+		Relation	index;
+		IndexInfo  *ii;
+		ExprState  *predicate;
+
+		if (lfirst_oid(lc) == info->key_index || lfirst_oid(lc) == info->old_key_index)
+			continue;
+		index = index_open(lfirst_oid(lc), RowExclusiveLock);
+		ii = BuildIndexInfo(index);
+		if (!ii->ii_ReadyForInserts)
+		{
+			index_close(index, NoLock);
+			continue;
+		}
+		predicate = ExecPrepareQual(ii->ii_Predicate, estate);
+		for (int i = 0; i < n; i++)
+		{
+			HeapTupleData tuple;
+			Datum		values[INDEX_MAX_KEYS];
+			bool		isnull[INDEX_MAX_KEYS];
+
+			tuple.t_len = rows[which[i]].len;
+			tuple.t_data = (HeapTupleHeader) (arena.data + rows[which[i]].off);
+			tuple.t_self = tids[i];
+			tuple.t_tableOid = RelationGetRelid(leaf);
+			ExecStoreHeapTuple(&tuple, slot, false);
+			if (predicate == NULL || ExecQual(predicate, GetPerTupleExprContext(estate)))
+			{
+				FormIndexDatum(ii, slot, estate, values, isnull);
+				index_insert(index, values, isnull, &tuple.t_self, leaf,
+							 ii->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, ii);
+			}
+			ResetPerTupleExprContext(estate);
+		}
+		sau_compat_index_insert_done(index, ii);
+		index_close(index, NoLock);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+}
+
+/*
+ * Give tuples to the table access method without a copy: a slot that claims to own
+ * its tuple is not materialized again.  The claim is taken back before the slot is
+ * cleared, since the tuple is part of the arena.
+ */
+static void
+insert_heap(Relation leaf, const int *which, int n, CommandId cid, ItemPointerData *tids)
+{
+	HeapTupleData tuples[CHUNK_ROWS];
+
+	if (n == 1)
+	{
+		HeapTupleData *tuple = &tuples[0];
+
+		tuple->t_len = rows[which[0]].len;
+		tuple->t_data = (HeapTupleHeader) (arena.data + rows[which[0]].off);
+		tuple->t_tableOid = RelationGetRelid(leaf);
+		ItemPointerSetInvalid(&tuple->t_self);
+		heap_insert(leaf, tuple, cid, 0, NULL);
+		tids[0] = tuple->t_self;
+		return;
+	}
+
+	for (int done = 0; done < n; done += CHUNK_ROWS)
+	{
+		int			chunk = Min(n - done, CHUNK_ROWS);
+
+		for (int i = 0; i < chunk; i++)
+		{
+			LogRow	   *row = &rows[which[done + i]];
+			HeapTuple	tuple = &tuples[i];
+
+			if (i >= n_slots)
+			{
+				MemoryContext old = MemoryContextSwitchTo(log_cxt);
+
+				slots[i] = MakeTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(leaf)),
+											  &TTSOpsHeapTuple);
+				n_slots++;
+				MemoryContextSwitchTo(old);
+			}
+			tuple->t_len = row->len;
+			tuple->t_data = (HeapTupleHeader) (arena.data + row->off);
+			tuple->t_tableOid = RelationGetRelid(leaf);
+			ItemPointerSetInvalid(&tuple->t_self);
+			ExecStoreHeapTuple(tuple, slots[i], false);
+			slots[i]->tts_flags |= TTS_FLAG_SHOULDFREE;
+		}
+		table_multi_insert(leaf, slots, chunk, cid, 0, NULL);
+		for (int i = 0; i < chunk; i++)
+		{
+			tids[done + i] = slots[i]->tts_tid;
+			slots[i]->tts_flags &= ~TTS_FLAG_SHOULDFREE;
+			ExecClearTuple(slots[i]);
+		}
+	}
+}
+
+/* An error amid a multi-insert leaves slots that claim what is not theirs. */
+static void
+disown_slots(void)
+{
+	for (int i = 0; i < n_slots; i++)
+		slots[i]->tts_flags &= ~TTS_FLAG_SHOULDFREE;
+}
+
+/* Insert rows of one group and one command. */
+static void
+insert_run(const int *which, int n)
+{
+	SauLeaf		info;
+	Relation	leaf = sau_partition_open(rows[which[0]].log_group,
+										  GetCurrentTransactionStartTimestamp(), &info);
+	ItemPointerData tid_one;
+	ItemPointerData *tids = n == 1 ? &tid_one : palloc(n * sizeof(ItemPointerData));
+	IndexEntry	entry_one;
+	IndexEntry *entries = n == 1 ? &entry_one : palloc(n * sizeof(IndexEntry));
+	int			m = 0;
+	bool		keyless = false;
+
+	insert_heap(leaf, which, n, rows[which[0]].cid, tids);
+
+	if (OidIsValid(info.key_index))
+	{
+		for (int i = 0; i < n; i++)
+		{
+			LogRow	   *row = &rows[which[i]];
+
+			if (!row->has_key)
+			{
+				keyless = true;
+				continue;
+			}
+			entries[m].order = index_order(row->table_id, row->key_hash);
+			entries[m++].tid = tids[i];
+		}
+		if (m > 0)
+			insert_entries(info.key_index, leaf, entries, m);
+		if (keyless)
+			insert_keyless(info.key_index, leaf, which, tids, n);
+	}
+	if (OidIsValid(info.old_key_index))
+	{
+		m = 0;
+		for (int i = 0; i < n; i++)
+		{
+			LogRow	   *row = &rows[which[i]];
+
+			if (!row->key_changed)
+				continue;
+			entries[m].order = index_order(row->table_id, row->old_key_hash);
+			entries[m++].tid = tids[i];
+		}
+		if (m > 0)
+			insert_entries(info.old_key_index, leaf, entries, m);
+	}
+	if (unlikely(info.has_other_indexes))
+		insert_other_indexes(leaf, &info, which, tids, n);
+	table_close(leaf, NoLock);
+}
+
+/* Drop from the end of the buffer what is done with. */
+static void
+trim(void)
+{
+	while (n_rows > 0 && !rows[n_rows - 1].waiting &&
+		   rows[n_rows - 1].flushed_in == InvalidSubTransactionId)
+		n_rows--;
+	if (n_rows == 0)
+	{
+		arena.len = 0;
+		if (arena.cap > KEEP_BYTES)
+		{
+			pfree(arena.data);
+			arena.data = NULL;
+			arena.cap = 0;
+		}
+	}
+	else
+		arena.len = MAXALIGN(rows[n_rows - 1].off + rows[n_rows - 1].len);
+}
+
+/* Put all waiting rows into the log.  Does nothing if there are none. */
+void
+sau_log_flush(void)
+{
+	SubTransactionId sub;
+	MemoryContext cxt = NULL;
+	MemoryContext old = CurrentMemoryContext;
+	int			which_one;
+	int		   *which = &which_one;
+	bool		pushed = false;
+
+	if (n_waiting == 0 || flushing)
+		return;
+	flushing = true;
+	sub = GetCurrentSubTransactionId();
+	if (n_waiting > 1 || !ActiveSnapshotSet())
+	{
+		cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit flush", ALLOCSET_DEFAULT_SIZES);
+		MemoryContextSwitchTo(cxt);
+		which = palloc(n_waiting * sizeof(int));
+	}
+	if (!ActiveSnapshotSet())
+	{
+		PushActiveSnapshot(GetTransactionSnapshot());
+		pushed = true;
+	}
+	disown_slots();
+	assign_ids();
+
+	for (int i = 0; i < n_rows;)
+	{
+		int			first = i;
+		int			n = 0;
+
+		for (; i < n_rows; i++)
+		{
+			if (!rows[i].waiting)
+				continue;
+			if (n > 0 && (rows[i].cid != rows[which[0]].cid ||
+						  rows[i].log_group != rows[which[0]].log_group))
+				break;
+			which[n++] = i;
+		}
+		if (n > 0)
+			insert_run(which, n);
+		for (int j = first; j < i; j++)
+		{
+			if (!rows[j].waiting)
+				continue;
+			rows[j].waiting = false;
+			if (rows[j].sub != sub)
+				rows[j].flushed_in = sub;
+		}
+	}
+	n_waiting = 0;
+	waiting_bytes = 0;
+	trim();
+	if (pushed)
+		PopActiveSnapshot();
+	MemoryContextSwitchTo(old);
+	if (cxt)
+		MemoryContextDelete(cxt);
+	flushing = false;
+}
+
+/* ---- statements and transactions ---- */
+
+/* A statement begins: one level deeper.  Returns the level to go back to. */
+int
+sau_log_statement_begin(void)
+{
+	activity++;
+	return statement_depth++;
+}
+
+/*
+ * A statement ends without an error: what it captured goes into the log, unless an
+ * outer one still gathers; its end, or a reader, will take them all together.
+ */
+void
+sau_log_statement_flush(void)
+{
+	if (n_waiting == 0)
+		return;
+	for (int i = 0; i < n_rows; i++)
+		if (rows[i].waiting)
+		{
+			if (rows[i].depth >= statement_depth)
+				sau_log_flush();
+			return;
+		}
+}
+
+/*
+ * Leave a statement, after an error too.  The level is handed back rather than
+ * counted down: a procedure may have ended transactions in between.
+ */
+void
+sau_log_statement_end(int depth)
+{
+	statement_depth = depth;
+	activity++;
+}
+
+/* Forget everything: the transaction's rows are in the log, or it is no more. */
+void
+sau_log_xact_end(void)
+{
+	n_rows = n_waiting = 0;
+	waiting_bytes = 0;
+	flushing = false;
+	activity++;
+	disown_slots();
+	trim();
+}
+
+/* Hand a subtransaction's rows to its parent, or let them go with it. */
+void
+sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent)
+{
+	if (!committed)
+	{
+		flushing = false;
+		activity++;
+		disown_slots();
+	}
+	if (n_rows == 0)
+		return;
+	if (committed)
+	{
+		for (int i = n_rows - 1; i >= 0; i--)
+		{
+			if (rows[i].sub == sub)
+				rows[i].sub = parent;
+			if (rows[i].flushed_in == sub)
+				rows[i].flushed_in = rows[i].sub == parent ? InvalidSubTransactionId : parent;
+		}
+	}
+	else
+	{
+		while (n_rows > 0 && rows[n_rows - 1].sub >= sub)
+			n_rows--;
+		n_waiting = 0;
+		waiting_bytes = 0;
+		for (int i = 0; i < n_rows; i++)
+		{
+			if (rows[i].flushed_in != InvalidSubTransactionId && rows[i].flushed_in >= sub)
+			{
+				rows[i].flushed_in = InvalidSubTransactionId;
+				rows[i].waiting = true;
+			}
+			if (rows[i].waiting)
+			{
+				n_waiting++;
+				waiting_bytes += rows[i].len;
+			}
+		}
+	}
+	trim();
+}

@@ -1,0 +1,178 @@
+/*
+ * module.c
+ *		Where PostgreSQL enters the library: load, hooks, transaction callbacks.
+ *
+ * The library works from wherever it is loaded: preloaded, or by the first trigger
+ * that fires.  In the latter case the statement that loads it has begun without our
+ * hooks; its rows are flushed by the end of the executor run or by the commit.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "nodes/parsenodes.h"
+#include "softaudit.h"
+#include "tcop/utility.h"
+#include "utils/lsyscache.h"
+
+PG_MODULE_MAGIC;
+
+void		_PG_init(void);
+
+static ExecutorStart_hook_type prev_ExecutorStart = NULL;
+static ExecutorFinish_hook_type prev_ExecutorFinish = NULL;
+static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
+static ProcessUtility_hook_type prev_ProcessUtility = NULL;
+
+/* Whether a plan reads one of our relations: what waits must then be in the log first. */
+static bool
+reads_log(PlannedStmt *plan)
+{
+	Oid			nsp = sau_registry_schema(true);
+	ListCell   *lc;
+
+	foreach(lc, plan->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_RELATION && get_rel_namespace(rte->relid) == nsp)
+			return true;
+	}
+	return false;
+}
+
+static void
+softaudit_ExecutorStart(QueryDesc *queryDesc, int eflags)
+{
+	sau_log_new_activity();
+	if (sau_log_is_pending() && reads_log(queryDesc->plannedstmt))
+		sau_log_flush();
+	if (prev_ExecutorStart)
+		prev_ExecutorStart(queryDesc, eflags);
+	else
+		standard_ExecutorStart(queryDesc, eflags);
+}
+
+/* AFTER triggers fire in here: this is the statement as capture sees it. */
+static void
+softaudit_ExecutorFinish(QueryDesc *queryDesc)
+{
+	int			depth = sau_log_statement_begin();
+
+	PG_TRY();
+	{
+		if (prev_ExecutorFinish)
+			prev_ExecutorFinish(queryDesc);
+		else
+			standard_ExecutorFinish(queryDesc);
+		sau_capture_statement_end();
+		sau_log_statement_flush();
+	}
+	PG_FINALLY();
+	{
+		sau_log_statement_end(depth);
+	}
+	PG_END_TRY();
+}
+
+static void
+softaudit_ExecutorEnd(QueryDesc *queryDesc)
+{
+	if (sau_log_depth() == 0 && (queryDesc->estate->es_top_eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0)
+	{
+		sau_capture_statement_end();
+		if (sau_log_is_pending())
+			sau_log_flush();
+	}
+	if (prev_ExecutorEnd)
+		prev_ExecutorEnd(queryDesc);
+	else
+		standard_ExecutorEnd(queryDesc);
+}
+
+static void
+softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+						 ProcessUtilityContext context, ParamListInfo params,
+						 QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+{
+	int			depth;
+
+	/* A utility command may read the log in ways that no plan shows. */
+	if (sau_log_is_pending())
+		sau_log_flush();
+	depth = sau_log_statement_begin();
+	PG_TRY();
+	{
+		if (prev_ProcessUtility)
+			prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		else
+			standard_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		if (sau_log_is_pending() || IsTransactionState())
+		{
+			sau_capture_statement_end();
+			sau_log_statement_flush();
+		}
+	}
+	PG_FINALLY();
+	{
+		sau_log_statement_end(depth);
+	}
+	PG_END_TRY();
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			sau_capture_statement_end();
+			sau_log_flush();
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PREPARE:
+		case XACT_EVENT_ABORT:
+			sau_capture_xact_end();
+			sau_log_xact_end();
+			sau_actor_xact_end(event == XACT_EVENT_COMMIT);
+			sau_registry_xact_end();
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId sub, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_COMMIT_SUB || event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		bool		committed = event == SUBXACT_EVENT_COMMIT_SUB;
+
+		sau_capture_subxact_end(committed, sub, parent);
+		sau_log_subxact_end(committed, sub, parent);
+		sau_actor_subxact_end(committed, sub, parent);
+	}
+}
+
+void
+_PG_init(void)
+{
+	sau_guc_init();
+	sau_registry_init();
+	sau_partition_init();
+	sau_image_init();
+	sau_log_init();
+
+	prev_ExecutorStart = ExecutorStart_hook;
+	ExecutorStart_hook = softaudit_ExecutorStart;
+	prev_ExecutorFinish = ExecutorFinish_hook;
+	ExecutorFinish_hook = softaudit_ExecutorFinish;
+	prev_ExecutorEnd = ExecutorEnd_hook;
+	ExecutorEnd_hook = softaudit_ExecutorEnd;
+	prev_ProcessUtility = ProcessUtility_hook;
+	ProcessUtility_hook = softaudit_ProcessUtility;
+	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
+}

@@ -1,0 +1,652 @@
+/*
+ * registry.c
+ *		What is captured, and how: read from a relation's trigger, kept per backend.
+ *
+ * Step of the path: a row trigger fired; this file says under which settings.
+ *
+ * The catalog is the truth.  A capture trigger carries its table's settings as
+ * arguments; softaudit.registry is read once for each description, to learn the
+ * table's log group and that the arguments are this table's own.
+ *
+ * A description (SauRel) lives in a memory context of its own.  Invalidation
+ * callbacks only clear "valid"; the next sau_registry_get() builds a new one and
+ * enters it when it is complete.  A description that a capture further out on
+ * the stack still holds (in_use) is let go, and freed by that capture's end.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "softaudit.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+/* Columns of softaudit.registry that are read here, as the SQL script declares them. */
+#define REGISTRY_TABLE_ID		1
+#define REGISTRY_RELATION		2
+#define REGISTRY_LOG_GROUP		3
+#define REGISTRY_SCHEMA_NAME	4
+#define REGISTRY_TABLE_NAME		5
+#define REGISTRY_EXCLUDE		6
+#define REGISTRY_REDACT			7
+#define REGISTRY_ALL_GROUPS		8	/* log groups that the table's changes were ever written to */
+
+/* Arguments of the capture trigger, as setup's SQL writes them. */
+#define ARG_TABLE_ID	0
+#define ARG_ROOT_OID	1
+#define ARG_IMAGES		2
+#define ARG_COLUMNS		3		/* and all that follow: flags, attnum, ':', name */
+
+typedef struct RelSlot
+{
+	Oid			relid;			/* hash key */
+	SauRel	   *rel;
+} RelSlot;
+
+/* OIDs of our own relations, by name; forgotten on any invalidation that may concern them. */
+typedef struct NamedRel
+{
+	const char *name;
+	Oid			relid;
+} NamedRel;
+
+#define SWEEP_AT_LEAST	256
+
+static HTAB *rel_table = NULL;
+static long sweep_at = SWEEP_AT_LEAST;
+static int	n_held = 0;
+static RelSlot *last_slot = NULL;
+static Oid	schema_oid = InvalidOid;
+static NamedRel named_rels[16];
+static int	n_named_rels = 0;
+
+/* Depth of our own functions that may touch the log; see sau_registry_enter_internal(). */
+static int	internal_depth = 0;
+
+static void
+relcache_callback(Datum arg, Oid relid)
+{
+	if (rel_table)
+	{
+		if (OidIsValid(relid))
+		{
+			RelSlot    *slot = hash_search(rel_table, &relid, HASH_FIND, NULL);
+
+			if (slot)
+				slot->rel->valid = false;
+		}
+		else
+		{
+			HASH_SEQ_STATUS seq;
+			RelSlot    *slot;
+
+			hash_seq_init(&seq, rel_table);
+			while ((slot = hash_seq_search(&seq)) != NULL)
+				slot->rel->valid = false;
+		}
+	}
+	for (int i = 0; i < n_named_rels; i++)
+		if (!OidIsValid(relid) || named_rels[i].relid == relid)
+			named_rels[i].relid = InvalidOid;
+}
+
+/* A cast to json, a type or a schema changed: what images and names rest on. */
+static void
+syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	relcache_callback((Datum) 0, InvalidOid);
+	schema_oid = InvalidOid;
+}
+
+/* Register the invalidation callbacks; called once when the library is loaded. */
+void
+sau_registry_init(void)
+{
+	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(CASTSOURCETARGET, syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, syscache_callback, (Datum) 0);
+}
+
+/* The OID of our schema. */
+Oid
+sau_registry_schema(bool missing_ok)
+{
+	if (!OidIsValid(schema_oid))
+		schema_oid = get_namespace_oid(SAU_SCHEMA, missing_ok);
+	return schema_oid;
+}
+
+/*
+ * The OID of one of our relations.  "name" must be a constant: it is kept.
+ * Raises undefined_table unless missing_ok.
+ */
+Oid
+sau_registry_relid(const char *name, bool missing_ok)
+{
+	Oid			nsp = sau_registry_schema(missing_ok);
+	int			i;
+
+	for (i = 0; i < n_named_rels; i++)
+		if (named_rels[i].name == name || strcmp(named_rels[i].name, name) == 0)
+			break;
+	if (i < n_named_rels && OidIsValid(named_rels[i].relid))
+		return named_rels[i].relid;
+	if (i == n_named_rels)
+	{
+		Assert(n_named_rels < lengthof(named_rels));
+		named_rels[n_named_rels++].name = name;
+	}
+	named_rels[i].relid = OidIsValid(nsp) ? get_relname_relid(name, nsp) : InvalidOid;
+	if (!OidIsValid(named_rels[i].relid) && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" does not exist", SAU_SCHEMA, name),
+				 errhint("It is made by the first call of softaudit.enable().")));
+	return named_rels[i].relid;
+}
+
+/* The role that owns the extension and so the log. */
+Oid
+sau_registry_owner(void)
+{
+	Oid			extoid = get_extension_oid(SAU_SCHEMA, false);
+	Relation	rel;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			owner;
+
+	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(extoid));
+	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "extension \"%s\" not found", SAU_SCHEMA);
+	owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return owner;
+}
+
+/*
+ * The log refuses SQL that would change it.  Our own functions say with this
+ * pair that they are at work; nothing outside the library can.
+ */
+void
+sau_registry_enter_internal(void)
+{
+	internal_depth++;
+}
+
+void
+sau_registry_leave_internal(void)
+{
+	Assert(internal_depth > 0);
+	internal_depth--;
+}
+
+bool
+sau_registry_is_internal(void)
+{
+	return internal_depth > 0;
+}
+
+/* The capture row trigger of a relation, or NULL. */
+Trigger *
+sau_registry_trigger(Relation relation)
+{
+	TriggerDesc *desc = relation->trigdesc;
+
+	if (desc == NULL)
+		return NULL;
+	for (int i = 0; i < desc->numtriggers; i++)
+	{
+		Trigger    *trigger = &desc->triggers[i];
+
+		if (TRIGGER_FOR_ROW(trigger->tgtype) &&
+			strcmp(trigger->tgname, "softaudit_capture") == 0 &&
+			get_func_namespace(trigger->tgfoid) == sau_registry_schema(true))
+			return trigger;
+	}
+	return NULL;
+}
+
+/*
+ * Fetch a row of softaudit.registry by its id, or by its relation where table_id is
+ * zero.  The newest committed row counts, whatever the transaction's snapshot: the
+ * trigger that fired is as new.  The result is a copy, or NULL.
+ */
+static HeapTuple
+registry_row(int32 table_id, Oid relid, TupleDesc *desc)
+{
+	Relation	registry = table_open(sau_registry_relid("registry", false), AccessShareLock);
+	Oid			index = sau_registry_relid(table_id != 0 ? "registry_pkey" : "registry_relation_key", false);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (table_id != 0)
+		ScanKeyInit(&key, REGISTRY_TABLE_ID, BTEqualStrategyNumber, F_INT4EQ,
+					Int32GetDatum(table_id));
+	else
+		ScanKeyInit(&key, REGISTRY_RELATION, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(relid));
+	scan = systable_beginscan(registry, index, true, snapshot, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		tuple = heap_copytuple(tuple);
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	*desc = CreateTupleDescCopy(RelationGetDescr(registry));
+	table_close(registry, AccessShareLock);
+	return tuple;
+}
+
+/* The relation and log group of a registry row; false if there is no such row. */
+static bool
+read_registry(int32 table_id, Oid *relation, int32 *log_group)
+{
+	TupleDesc	desc;
+	HeapTuple	tuple = registry_row(table_id, InvalidOid, &desc);
+	bool		isnull;
+	Datum		d;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	d = heap_getattr(tuple, REGISTRY_RELATION, desc, &isnull);
+	*relation = isnull ? InvalidOid : DatumGetObjectId(d);
+	d = heap_getattr(tuple, REGISTRY_LOG_GROUP, desc, &isnull);
+	*log_group = DatumGetInt32(d);
+	return !isnull;
+}
+
+/* The log groups that a table's changes may be in. */
+int32 *
+sau_registry_groups(int32 table_id, int *ngroups)
+{
+	TupleDesc	desc;
+	HeapTuple	tuple = registry_row(table_id, InvalidOid, &desc);
+	int32	   *groups = NULL;
+
+	*ngroups = 0;
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		d = heap_getattr(tuple, REGISTRY_ALL_GROUPS, desc, &isnull);
+
+		if (!isnull)
+		{
+			Datum	   *elems;
+
+			deconstruct_array(DatumGetArrayTypeP(d), INT4OID, sizeof(int32), true, TYPALIGN_INT,
+							  &elems, NULL, ngroups);
+			groups = palloc(Max(*ngroups, 1) * sizeof(int32));
+			for (int i = 0; i < *ngroups; i++)
+				groups[i] = DatumGetInt32(elems[i]);
+		}
+	}
+	return groups;
+}
+
+/* The name that a table has, or had when it was dropped. */
+void
+sau_registry_names(int32 table_id, char **schema_name, char **table_name)
+{
+	TupleDesc	desc;
+	HeapTuple	tuple = registry_row(table_id, InvalidOid, &desc);
+	bool		isnull;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "table id %d is not in softaudit.registry", table_id);
+	*schema_name = pstrdup(NameStr(*DatumGetName(heap_getattr(tuple, REGISTRY_SCHEMA_NAME, desc, &isnull))));
+	*table_name = pstrdup(NameStr(*DatumGetName(heap_getattr(tuple, REGISTRY_TABLE_NAME, desc, &isnull))));
+}
+
+/* Set a column's flags by name in the firing relation; false if it has no such column. */
+static bool
+flag_by_name(SauRel *rel, Relation relation, const char *name, uint8 flags)
+{
+	AttrNumber	attno = get_attnum(RelationGetRelid(relation), name);
+
+	if (attno <= 0)
+		return false;
+	rel->column_flags[attno - 1] |= flags;
+	return true;
+}
+
+/*
+ * Resolve one column that the settings list.
+ *
+ * The argument names it twice, by number and by name, since neither survives
+ * everything: numbers change in a dump and restore, names in a RENAME.  While the
+ * arguments are of the table that they were written for (root_known), the number
+ * is the truth, and the name counts beside it for a column dropped and made anew.
+ * After a restore only the name is left.  A number of zero marks a column that
+ * had been dropped.  A column that can't be told at all makes the description
+ * unresolved: nothing of the row is then logged but its key.
+ */
+static void
+resolve_column(SauRel *rel, Relation relation, Relation root, const char *arg)
+{
+	uint8		flags = 0;
+	int			attno;
+	const char *name;
+	bool		found;
+
+	for (; *arg && strchr("xri", *arg); arg++)
+		flags |= (*arg == 'x') ? SAU_COLUMN_EXCLUDE :
+			(*arg == 'r') ? SAU_COLUMN_REDACT : SAU_COLUMN_IGNORE;
+	attno = atoi(arg);
+	name = strchr(arg, ':');
+	if (flags == 0 || name == NULL)
+		elog(ERROR, "malformed capture trigger argument on \"%s\"", RelationGetRelationName(relation));
+	name++;
+
+	found = flag_by_name(rel, relation, name, flags);
+	if (attno == 0)
+		return;					/* known to be dropped; the name still binds a new column */
+	if (root != NULL)
+	{
+		if (attno <= RelationGetNumberOfAttributes(root))
+		{
+			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(root), attno - 1);
+
+			if (!att->attisdropped)
+				flag_by_name(rel, relation, NameStr(att->attname), flags);
+		}
+		return;
+	}
+	if (!found)
+		rel->unresolved = true;
+}
+
+/* Build a description in a context of its own. */
+static SauRel *
+build_rel(Relation relation, Trigger *trigger)
+{
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit relation",
+											  ALLOCSET_SMALL_SIZES);
+	SauRel	   *rel = MemoryContextAllocZero(cxt, sizeof(SauRel));
+	Oid			relid = RelationGetRelid(relation);
+	Oid			registered = InvalidOid;
+	Oid			arg_root;
+	Oid			rootid = relid;
+	Relation	root = NULL;
+	bool		shape_ok;
+
+	MemoryContextCopyAndSetIdentifier(cxt, RelationGetRelationName(relation));
+	rel->cxt = cxt;
+	rel->relid = relid;
+	if (trigger->tgnargs < ARG_COLUMNS)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("trigger \"%s\" on \"%s\" was not made by softaudit.enable()",
+						trigger->tgname, RelationGetRelationName(relation)),
+				 errhint("Drop it and call softaudit.enable() for the table.")));
+	rel->table_id = atoi(trigger->tgargs[ARG_TABLE_ID]);
+	arg_root = (Oid) strtoul(trigger->tgargs[ARG_ROOT_OID], NULL, 10);
+	rel->changes_only = strcmp(trigger->tgargs[ARG_IMAGES], "changes") == 0;
+	rel->natts = RelationGetNumberOfAttributes(relation);
+	rel->column_flags = MemoryContextAllocZero(cxt, Max(rel->natts, 1));
+
+	if (relation->rd_rel->relispartition)
+	{
+		List	   *ancestors = get_partition_ancestors(relid);
+		ListCell   *lc;
+		bool		found = read_registry(rel->table_id, &registered, &rel->log_group);
+
+		foreach(lc, ancestors)
+			if (found && lfirst_oid(lc) == registered)
+				rootid = registered;
+		shape_ok = found && registered == rootid;
+		list_free(ancestors);
+		if (rootid != relid)
+			rel->partition_name =
+				MemoryContextStrdup(cxt,
+									quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
+															   RelationGetRelationName(relation)));
+	}
+	else
+		shape_ok = read_registry(rel->table_id, &registered, &rel->log_group) &&
+			registered == relid;
+	if (!shape_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"%s\" has an audit trigger but is not in softaudit.registry",
+						RelationGetRelationName(relation)),
+				 errdetail("Its changes cannot be attributed, so they are refused."),
+				 errhint("Call softaudit.enable() for it again, or drop its trigger \"%s\".",
+						 trigger->tgname)));
+	rel->rootid = rootid;
+
+	if (trigger->tgnargs > ARG_COLUMNS)
+	{
+		if (arg_root == rootid)
+			root = (rootid == relid) ? relation : table_open(rootid, AccessShareLock);
+		for (int i = ARG_COLUMNS; i < trigger->tgnargs; i++)
+			resolve_column(rel, relation, root, trigger->tgargs[i]);
+		if (root != NULL && root != relation)
+			table_close(root, NoLock);
+		for (int i = 0; i < rel->natts; i++)
+			if (rel->column_flags[i] & SAU_COLUMN_IGNORE)
+				rel->has_ignore = true;
+	}
+	MemoryContextSetParent(cxt, CacheMemoryContext);
+	rel->valid = true;
+	return rel;
+}
+
+/* Let go of a description: free it now, or at the end of the capture that holds it. */
+static void
+discard_rel(SauRel *rel)
+{
+	if (rel->in_use > 0)
+		rel->orphan = true;
+	else
+		MemoryContextDelete(rel->cxt);
+}
+
+/* Free what invalidation left behind, once there is much of it (tables made and dropped). */
+static void
+sweep(void)
+{
+	HASH_SEQ_STATUS seq;
+	RelSlot    *slot;
+
+	last_slot = NULL;
+	hash_seq_init(&seq, rel_table);
+	while ((slot = hash_seq_search(&seq)) != NULL)
+		if (!slot->rel->valid)
+		{
+			discard_rel(slot->rel);
+			hash_search(rel_table, &slot->relid, HASH_REMOVE, NULL);
+		}
+	sweep_at = Max(SWEEP_AT_LEAST, 2 * hash_get_num_entries(rel_table));
+}
+
+/* Count a capture into and out of a description. */
+void
+sau_registry_hold(SauRel *rel)
+{
+	rel->in_use++;
+	n_held++;
+}
+
+void
+sau_registry_release(SauRel *rel)
+{
+	n_held--;
+	if (--rel->in_use == 0 && rel->orphan)
+		MemoryContextDelete(rel->cxt);
+}
+
+/* At the end of a top transaction: captures that ended in an error hold nothing any more. */
+void
+sau_registry_xact_end(void)
+{
+	HASH_SEQ_STATUS seq;
+	RelSlot    *slot;
+
+	internal_depth = 0;
+	if (n_held == 0)
+		return;
+	n_held = 0;
+	hash_seq_init(&seq, rel_table);
+	while ((slot = hash_seq_search(&seq)) != NULL)
+		slot->rel->in_use = 0;
+}
+
+/*
+ * How the changes of this relation are captured.  "trigger" is the one that
+ * fired, or the one that sau_registry_trigger() found.  The result is valid until
+ * the caller next lets invalidation in, unless it counts itself in in_use.
+ */
+SauRel *
+sau_registry_get(Relation relation, Trigger *trigger)
+{
+	Oid			relid = RelationGetRelid(relation);
+	RelSlot    *slot = last_slot;
+	SauRel	   *rel;
+
+	if (likely(slot && slot->relid == relid && slot->rel->valid))
+		return slot->rel;
+
+	if (rel_table == NULL)
+	{
+		HASHCTL		ctl = {0};
+
+		ctl.keysize = sizeof(Oid);
+		ctl.entrysize = sizeof(RelSlot);
+		rel_table = hash_create("softaudit relations", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	slot = hash_search(rel_table, &relid, HASH_FIND, NULL);
+	if (slot == NULL || !slot->rel->valid)
+	{
+		bool		found;
+
+		if (hash_get_num_entries(rel_table) >= sweep_at)
+			sweep();
+		rel = build_rel(relation, trigger);
+		slot = hash_search(rel_table, &relid, HASH_ENTER, &found);
+		if (found)
+			discard_rel(slot->rel);
+		slot->rel = rel;
+	}
+	last_slot = slot;
+	return slot->rel;
+}
+
+/*
+ * Read the key of the redacted values' digests from softaudit.log_secret, which
+ * only the log's owner can read.
+ */
+void
+sau_registry_secret(uint8 *secret, int len)
+{
+	Relation	rel = table_open(sau_registry_relid("log_secret", false), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	HeapTuple	tuple = systable_getnext(scan);
+	bool		good = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		bool		isnull;
+		Datum		d = heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull);
+
+		if (!isnull)
+		{
+			bytea	   *b = DatumGetByteaPP(d);
+
+			if (VARSIZE_ANY_EXHDR(b) == len)
+			{
+				memcpy(secret, VARDATA_ANY(b), len);
+				good = true;
+			}
+		}
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	if (!good)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s.log_secret\" does not hold the key for redacted values", SAU_SCHEMA),
+				 errhint("Restore the row from a backup; with another key the digests of old and new values could not be compared.")));
+}
+
+/* Flag the columns of a name[] of the registry, as far as they are there. */
+static void
+flag_listed(SauRel *rel, Relation relation, HeapTuple tuple, TupleDesc desc, int attno, uint8 flags)
+{
+	bool		isnull;
+	Datum		d = heap_getattr(tuple, attno, desc, &isnull);
+	Datum	   *elems;
+	int			n;
+
+	if (isnull)
+		return;
+	deconstruct_array(DatumGetArrayTypeP(d), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &elems, NULL, &n);
+	for (int i = 0; i < n; i++)
+		flag_by_name(rel, relation, NameStr(*DatumGetName(elems[i])), flags);
+}
+
+/*
+ * How a relation's rows are found in the log, for readers: as it is captured, or, if
+ * its audit was switched off, as its row in the registry says.  Raises
+ * object_not_in_prerequisite_state if softaudit does not know the table.
+ */
+SauRel *
+sau_registry_describe(Relation relation)
+{
+	Trigger    *trigger = sau_registry_trigger(relation);
+	Oid			relid = RelationGetRelid(relation);
+	List	   *candidates = list_make1_oid(relid);
+	ListCell   *lc;
+
+	if (trigger)
+		return sau_registry_get(relation, trigger);
+	if (relation->rd_rel->relispartition)
+		candidates = list_concat(candidates, get_partition_ancestors(relid));
+	if (OidIsValid(sau_registry_relid("registry", true)))
+		foreach(lc, candidates)
+		{
+			TupleDesc	desc;
+			HeapTuple	tuple = registry_row(0, lfirst_oid(lc), &desc);
+			SauRel	   *rel;
+			bool		isnull;
+
+			if (!HeapTupleIsValid(tuple))
+				continue;
+			rel = palloc0(sizeof(SauRel));
+			rel->relid = relid;
+			rel->rootid = lfirst_oid(lc);
+			rel->cxt = CurrentMemoryContext;
+			rel->table_id = DatumGetInt32(heap_getattr(tuple, REGISTRY_TABLE_ID, desc, &isnull));
+			rel->natts = RelationGetNumberOfAttributes(relation);
+			rel->column_flags = palloc0(Max(rel->natts, 1));
+			flag_listed(rel, relation, tuple, desc, REGISTRY_EXCLUDE, SAU_COLUMN_EXCLUDE);
+			flag_listed(rel, relation, tuple, desc, REGISTRY_REDACT, SAU_COLUMN_REDACT);
+			return rel;
+		}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table \"%s\" is not audited", RelationGetRelationName(relation)),
+			 errhint("Call softaudit.enable() for it.")));
+}

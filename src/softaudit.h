@@ -1,0 +1,215 @@
+/*
+ * softaudit.h
+ *		The map of the module: what each file offers to the files above it.
+ *
+ * Calls go down only.  The floors, lowest first:
+ *	 0 softaudit.h, compat.h, buf	1 guc, actor	2 registry	3 owner, image, partition
+ *	 4 log	5 capture, history, ddl, setup	6 module
+ */
+#ifndef SOFTAUDIT_H
+#define SOFTAUDIT_H
+
+#include "postgres.h"
+
+#include "access/attnum.h"
+#include "commands/trigger.h"
+#include "executor/tuptable.h"
+#include "fmgr.h"
+#include "nodes/bitmapset.h"
+#include "utils/jsonb.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+
+/* The schema that the control file names. */
+#define SAU_SCHEMA "softaudit"
+
+/* Version of the SQL objects this library serves; the control file holds the same. */
+#define SAU_SQL_VERSION "1.0"
+
+/*
+ * Columns of softaudit.log, in the order in which the SQL script declares them.
+ * The log writer lays tuples out by hand, so the two must agree; partition.c
+ * checks each leaf once before the first row is written to it.
+ */
+enum SauLogAttr
+{
+	SAU_LOG_AUDIT_ID = 1,
+	SAU_LOG_CHANGED_AT,
+	SAU_LOG_XID,
+	SAU_LOG_SESSION_ID,
+	SAU_LOG_LOG_GROUP,
+	SAU_LOG_TABLE_ID,
+	SAU_LOG_KEY_HASH,
+	SAU_LOG_OLD_KEY_HASH,
+	SAU_LOG_OPERATION,
+	SAU_LOG_CHANGED_BY,
+	SAU_LOG_ROW_KEY,
+	SAU_LOG_OLD_ROW_KEY,
+	SAU_LOG_OLD_DATA,
+	SAU_LOG_NEW_DATA,
+	SAU_LOG_PARTITION_NAME,
+	SAU_LOG_SEAL_SALT,
+	SAU_LOG_NATTS = SAU_LOG_SEAL_SALT
+};
+
+typedef enum SauOperation
+{
+	SAU_INSERT,
+	SAU_UPDATE,
+	SAU_DELETE,
+	SAU_TRUNCATE
+} SauOperation;
+
+/* What a table's settings say of one column. */
+#define SAU_COLUMN_EXCLUDE	0x01	/* never reaches the log */
+#define SAU_COLUMN_REDACT	0x02	/* reaches it as a keyed digest */
+#define SAU_COLUMN_IGNORE	0x04	/* an UPDATE of nothing else is not logged */
+
+typedef struct SauImage SauImage;	/* image.c: how a relation's rows become JSONB */
+
+/*
+ * What is known of one captured relation (a table or one partition of it).
+ * Lives in its own memory context; see registry.c for its life.
+ */
+typedef struct SauRel
+{
+	Oid			relid;			/* the relation that fires, a partition or the table itself */
+	Oid			rootid;			/* the table that was enabled */
+	bool		valid;			/* cleared by invalidation, rebuilt at the next use */
+	bool		orphan;			/* replaced while in use */
+	int			in_use;			/* captures running with this description now */
+	MemoryContext cxt;			/* holds everything below */
+	int32		table_id;		/* softaudit.registry.table_id */
+	int32		log_group;		/* softaudit.log_groups.group_id */
+	bool		changes_only;	/* images => 'changes' */
+	bool		unresolved;		/* a listed column cannot be told: log no images */
+	bool		has_ignore;
+	char	   *partition_name; /* qualified name if this is a partition, else NULL */
+	int			natts;
+	uint8	   *column_flags;	/* SAU_COLUMN_*, by attnum - 1 */
+	SauImage   *image;			/* made by image.c at first use */
+} SauRel;
+
+/*
+ * A byte buffer that grows by doubling and is never shrunk by its users.
+ * Offsets into it stay good when it moves; pointers do not.
+ */
+typedef struct SauBuf
+{
+	MemoryContext cxt;
+	char	   *data;
+	Size		len;
+	Size		cap;
+} SauBuf;
+
+extern void sau_buf_grow(SauBuf *buf, Size more);	/* buf.c */
+
+static inline void
+sau_buf_reserve(SauBuf *buf, Size more)
+{
+	if (unlikely(buf->len + more > buf->cap))
+		sau_buf_grow(buf, more);
+}
+
+static inline void
+sau_buf_append(SauBuf *buf, const void *src, Size n)
+{
+	sau_buf_reserve(buf, n);
+	memcpy(buf->data + buf->len, src, n);
+	buf->len += n;
+}
+
+/* Pad with zero bytes to a multiple of four. */
+static inline void
+sau_buf_align4(SauBuf *buf)
+{
+	sau_buf_reserve(buf, 3);
+	while (buf->len & 3)
+		buf->data[buf->len++] = 0;
+}
+
+/* guc.c: settings */
+extern char *sau_guc_actor_setting;
+extern char *sau_guc_context;
+extern int	sau_guc_partitions_ahead;
+extern uint64 sau_guc_context_generation;
+extern void sau_guc_init(void);
+
+/* actor.c: who acts, in which session */
+extern const char *sau_actor_name(void);
+extern int64 sau_actor_session(void);
+extern void sau_actor_xact_end(bool committed);
+extern void sau_actor_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
+
+/* registry.c: what is captured, and how */
+extern Oid	sau_registry_schema(bool missing_ok);
+extern Oid	sau_registry_relid(const char *name, bool missing_ok);
+extern Oid	sau_registry_owner(void);
+extern void sau_registry_secret(uint8 *secret, int len);
+extern bool sau_registry_is_internal(void);
+extern void sau_registry_enter_internal(void);
+extern void sau_registry_leave_internal(void);
+extern SauRel *sau_registry_get(Relation relation, Trigger *trigger);
+extern Trigger *sau_registry_trigger(Relation relation);
+extern SauRel *sau_registry_describe(Relation relation);
+extern int32 *sau_registry_groups(int32 table_id, int *ngroups);
+extern void sau_registry_names(int32 table_id, char **schema_name, char **table_name);
+extern void sau_registry_hold(SauRel *rel);
+extern void sau_registry_release(SauRel *rel);
+extern void sau_registry_xact_end(void);
+extern void sau_registry_init(void);
+
+/* owner.c: our SQL as the extension's owner */
+extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
+
+/* image.c: tuple to JSONB */
+extern void sau_image_full(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
+extern void sau_image_some(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *wanted, SauBuf *out);
+extern bool sau_image_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
+extern bool sau_image_has_key(SauRel *rel, Relation relation);
+extern bool sau_image_same_key(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot);
+extern int	sau_image_compare(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot, bool *changed);
+extern const bool *sau_image_key_columns(SauRel *rel, Relation relation);
+extern const AttrNumber *sau_image_key_attnums(SauRel *rel, Relation relation, int *nkeys);
+extern void sau_image_init(void);
+
+/* partition.c: which leaf of the log takes a row */
+typedef struct SauLeaf
+{
+	Oid			relid;
+	Oid			key_index;		/* (table_id, key_hash) */
+	Oid			old_key_index;	/* (table_id, old_key_hash) where set */
+	bool		has_other_indexes;
+} SauLeaf;
+
+extern Relation sau_partition_open(int32 log_group, TimestampTz changed_at, SauLeaf *leaf);
+extern List *sau_partition_leaves(int32 log_group);
+extern void sau_partition_leaf_indexes(Relation leaf, SauLeaf *info);
+extern void sau_partition_init(void);
+
+/* log.c: the buffer of captured rows and its way into the leaf */
+extern SauBuf *sau_log_begin(SauRel *rel, SauOperation op, bool has_key, bool key_changed);
+extern void sau_log_field_begin(void);
+extern void sau_log_field_end(int attno);
+extern void sau_log_text(int attno, const char *text);
+extern void sau_log_end(void);
+extern void sau_log_flush(void);
+extern bool sau_log_is_pending(void);
+extern int	sau_log_depth(void);
+extern int	sau_log_statement_begin(void);
+extern void sau_log_statement_flush(void);
+extern void sau_log_statement_end(int depth);
+extern void sau_log_new_activity(void);
+extern void sau_log_xact_end(void);
+extern void sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
+extern void sau_log_init(void);
+extern int32 sau_log_key_hash(const char *jsonb_root, Size len);
+
+/* capture.c: the row trigger */
+extern void sau_capture_statement_end(void);
+extern void sau_capture_xact_end(void);
+extern void sau_capture_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
+
+#endif							/* SOFTAUDIT_H */
