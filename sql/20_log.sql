@@ -99,10 +99,10 @@ BEGIN
             changed_at timestamptz NOT NULL,
             xid xid8 NOT NULL,
             session_id bigint NOT NULL,
+            row_ref bigint NOT NULL,    -- table_id above, a digest of the key below
             log_group integer NOT NULL,
             table_id integer NOT NULL,
-            key_hash integer,
-            old_key_hash integer,
+            old_row_ref bigint,
             operation text NOT NULL,
             changed_by text NOT NULL,
             row_key jsonb,
@@ -114,8 +114,8 @@ BEGIN
         ) PARTITION BY LIST (log_group);
         COMMENT ON TABLE softaudit.log IS
             'the audit log: partitioned by log group, then by range of changed_at; append-only';
-        CREATE INDEX log_key_idx ON softaudit.log (table_id, key_hash);
-        CREATE INDEX log_old_key_idx ON softaudit.log (table_id, old_key_hash) WHERE old_key_hash IS NOT NULL;
+        CREATE INDEX log_row_ref_idx ON softaudit.log (row_ref);
+        CREATE INDEX log_old_row_ref_idx ON softaudit.log (old_row_ref) WHERE old_row_ref IS NOT NULL;
         -- pglz costs more than it saves on rows of this size
         IF EXISTS (SELECT FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)) THEN
             ALTER TABLE softaudit.log ALTER old_data SET COMPRESSION lz4, ALTER new_data SET COMPRESSION lz4;
@@ -146,7 +146,10 @@ BEGIN
                softaudit.changed_columns(l.old_data, l.new_data) AS changed_columns,
                s.session_user_name, s.application_name, s.client_addr, s.context, s.origin, l.partition_name
           FROM softaudit.log l
+          -- the range is what the index can use to find the rows of a table
           JOIN softaudit.registry r ON r.table_id = l.table_id
+                                   AND l.row_ref >= r.table_id::bigint << 32
+                                   AND l.row_ref < (r.table_id + 1)::bigint << 32
           LEFT JOIN softaudit.log_sessions s ON s.session_id = l.session_id;
         COMMENT ON VIEW softaudit.changes IS
             'the log with table names, row keys, changed columns and session facts';

@@ -72,7 +72,7 @@ static void
 log_insert(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
 	bool		has_key = sau_image_has_key(rel, relation);
-	SauBuf	   *buf = sau_log_begin(rel, SAU_INSERT, has_key, false);
+	SauBuf	   *buf = sau_log_begin(rel, SAU_INSERT, false);
 
 	if (has_key)
 		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
@@ -84,7 +84,7 @@ static void
 log_delete(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
 	bool		has_key = sau_image_has_key(rel, relation);
-	SauBuf	   *buf = sau_log_begin(rel, SAU_DELETE, has_key, false);
+	SauBuf	   *buf = sau_log_begin(rel, SAU_DELETE, false);
 
 	if (has_key)
 		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
@@ -124,7 +124,7 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 			wanted[i] = wanted[i] || key_columns[i];
 	}
 
-	buf = sau_log_begin(rel, SAU_UPDATE, has_key, key_changed);
+	buf = sau_log_begin(rel, SAU_UPDATE, key_changed);
 	if (has_key)
 		put_key(rel, relation, newslot, buf, SAU_LOG_ROW_KEY);
 	if (key_changed)
@@ -233,7 +233,7 @@ log_truncate(SauRel *rel, Relation relation)
 			if (t->table_id == rel->table_id && list_member_oid(ancestors, t->relid))
 				return;
 	}
-	buf = sau_log_begin(rel, SAU_TRUNCATE, false, false);
+	buf = sau_log_begin(rel, SAU_TRUNCATE, false);
 	(void) buf;
 	if (rel->partition_name)
 		sau_log_text(SAU_LOG_PARTITION_NAME, rel->partition_name);

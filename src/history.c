@@ -341,18 +341,18 @@ scan_index(Reading *reading, Segment *segment, Relation leaf, Oid indexid, Tuple
 {
 	Relation	index;
 	IndexScanDesc scan;
-	ScanKeyData keys[2];
+	ScanKeyData key;
 	TupleTableSlot *slot;
 
 	if (!OidIsValid(indexid))
 		return;
 	index = index_open(indexid, AccessShareLock);
 	slot = table_slot_create(leaf, NULL);
-	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(reading->rel->table_id));
-	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT4EQ,
-				Int32GetDatum(sau_log_key_hash(VARDATA(segment->key), VARSIZE(segment->key) - VARHDRSZ)));
-	scan = sau_compat_index_beginscan(leaf, index, GetActiveSnapshot(), 2);
-	index_rescan(scan, keys, 2, NULL, 0);
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(sau_image_row_ref(reading->rel->table_id, VARDATA(segment->key),
+												VARSIZE(segment->key) - VARHDRSZ)));
+	scan = sau_compat_index_beginscan(leaf, index, GetActiveSnapshot(), 1);
+	index_rescan(scan, &key, 1, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		bool		should_free;

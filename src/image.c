@@ -28,6 +28,7 @@
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "common/cryptohash.h"
+#include "common/hashfn.h"
 #include "common/hmac.h"
 #include "common/sha2.h"
 #include "common/shortest_dec.h"
@@ -1396,6 +1397,49 @@ sau_image_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out)
 	put_object_that_fits(image, shape->cols, shape->n, shape->head, shape->head_len,
 						 shape->keys_len, shape->pins, slot, out);
 	return true;
+}
+
+/*
+ * The number that a key is indexed by in the log: the table's id above, a digest of
+ * the key below.  A single whole number is its own digest (its low half), so that
+ * neighbours in the table are neighbours in the index; anything else is hashed.  Keys
+ * that share a digest are told apart by readers.  A function of the key image alone.
+ */
+int64
+sau_image_row_ref(int32 table_id, const char *key_root, Size len)
+{
+	uint32		words[3];
+	uint32		digest;
+
+	/* one pair: header, entry of the key, entry of the value */
+	memcpy(words, key_root, Min(len, sizeof(words)));
+	if ((words[0] & JB_CMASK) == 1 && (words[2] & JENTRY_TYPEMASK) == JENTRY_ISNUMERIC)
+	{
+		const char *num = key_root + TYPEALIGN(4, sizeof(words) + JBE_OFFLENFLD(words[1]));
+		Size		numlen = key_root + len - num;
+		uint16		header;
+		uint16		digits[5];
+		int			ndigits = ((int) numlen - VARHDRSZ) / (int) sizeof(uint16) - 1;
+		int			weight;
+
+		memcpy(&header, num + VARHDRSZ, sizeof(header));
+		weight = header & 0x3F;
+		/* short format, no fraction, weight not negative, inside int8 */
+		if ((header & 0xC000) == 0x8000 && (header & 0x1FC0) == 0 &&
+			ndigits <= weight + 1 && weight < 5 && ndigits <= 5)
+		{
+			uint64		u = 0;
+
+			memcpy(digits, num + VARHDRSZ + sizeof(uint16), ndigits * sizeof(uint16));
+			for (int i = 0; i <= weight; i++)
+				u = u * 10000 + (i < ndigits ? digits[i] : 0);
+			if (header & 0x2000)
+				u = -u;
+			return (int64) (((uint64) (uint32) table_id << 32) | (uint32) u);
+		}
+	}
+	digest = hash_bytes((const unsigned char *) key_root, (int) len);
+	return (int64) (((uint64) (uint32) table_id << 32) | digest);
 }
 
 /* Which columns are the primary key's, by attnum - 1. */

@@ -35,7 +35,6 @@
 #include "access/xact.h"
 #include "catalog/index.h"
 #include "commands/sequence.h"
-#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "softaudit.h"
 #include "utils/memutils.h"
@@ -65,9 +64,8 @@ typedef struct LogRow
 	int			depth;			/* statement nesting at capture */
 	int32		log_group;
 	int32		table_id;
-	int32		key_hash;
-	int32		old_key_hash;
-	bool		has_key;
+	int64		row_ref;
+	int64		old_row_ref;
 	bool		key_changed;
 	bool		has_id;
 	bool		waiting;
@@ -131,13 +129,6 @@ sau_log_new_activity(void)
 	activity++;
 }
 
-/* The digest that rows of one key share within a table; its collisions are filtered by readers. */
-int32
-sau_log_key_hash(const char *jsonb_root, Size len)
-{
-	return (int32) hash_bytes((const unsigned char *) jsonb_root, (int) len);
-}
-
 static void
 refresh_actor(void)
 {
@@ -171,7 +162,7 @@ put_raw(const void *p, Size n)
  * fields, in the order of the log's columns, between field_begin and field_end.
  */
 SauBuf *
-sau_log_begin(SauRel *rel, SauOperation op, bool has_key, bool key_changed)
+sau_log_begin(SauRel *rel, SauOperation op, bool key_changed)
 {
 	static const char *const names[] = {"INSERT", "UPDATE", "DELETE", "TRUNCATE"};
 	HeapTupleHeader header;
@@ -193,7 +184,7 @@ sau_log_begin(SauRel *rel, SauOperation op, bool has_key, bool key_changed)
 	current.depth = statement_depth;
 	current.log_group = rel->log_group;
 	current.table_id = rel->table_id;
-	current.has_key = has_key;
+	current.row_ref = (int64) ((uint64) (uint32) rel->table_id << 32);
 	current.key_changed = key_changed;
 
 	/* What an error left of a row that was never ended goes, too. */
@@ -209,19 +200,18 @@ sau_log_begin(SauRel *rel, SauOperation op, bool has_key, bool key_changed)
 	arena.len += LOG_HOFF;
 
 	/* bits of the null bitmap are set where there is a value */
-	header->t_bits[0] = 0x3F | (has_key ? 0x40 : 0) | (key_changed ? 0x80 : 0);
+	header->t_bits[0] = 0x7F | (key_changed ? 0x80 : 0);
 	changed_at = GetCurrentTransactionStartTimestamp();
 	xid = (int64) U64FromFullTransactionId(GetTopFullTransactionId());
 	put_raw(&zero, sizeof(int64));	/* audit_id, at the flush */
 	put_raw(&changed_at, sizeof(int64));
 	put_raw(&xid, sizeof(int64));
 	put_raw(&actor_session, sizeof(int64));
+	put_raw(&current.row_ref, sizeof(int64));	/* made whole by the key */
 	put_raw(&rel->log_group, sizeof(int32));
 	put_raw(&rel->table_id, sizeof(int32));
-	if (has_key)
-		put_raw(&zero, sizeof(int32));
 	if (key_changed)
-		put_raw(&zero, sizeof(int32));
+		put_raw(&zero, sizeof(int64));
 	sau_log_text(SAU_LOG_OPERATION, names[op]);
 	sau_log_text(SAU_LOG_CHANGED_BY, actor_name);
 	return &arena;
@@ -257,17 +247,17 @@ sau_log_field_end(int attno)
 	Assert(VARSIZE(field) == len);
 	if (attno == SAU_LOG_ROW_KEY || attno == SAU_LOG_OLD_ROW_KEY)
 	{
-		int32		hash = sau_log_key_hash(field + VARHDRSZ, len - VARHDRSZ);
-		Size		at = row_start + LOG_HOFF + 4 * sizeof(int64) + 2 * sizeof(int32);
+		int64		ref = sau_image_row_ref(current.table_id, field + VARHDRSZ, len - VARHDRSZ);
+		Size		at = row_start + LOG_HOFF + 4 * sizeof(int64);
 
 		if (attno == SAU_LOG_OLD_ROW_KEY)
 		{
-			current.old_key_hash = hash;
-			at += sizeof(int32);
+			current.old_row_ref = ref;
+			at += sizeof(int64) + 2 * sizeof(int32);
 		}
 		else
-			current.key_hash = hash;
-		memcpy(arena.data + at, &hash, sizeof(hash));
+			current.row_ref = ref;
+		memcpy(arena.data + at, &ref, sizeof(ref));
 	}
 	if (len - VARHDRSZ + VARHDRSZ_SHORT <= VARATT_SHORT_MAX)
 	{
@@ -362,7 +352,7 @@ assign_ids(void)
 
 typedef struct IndexEntry
 {
-	uint64		order;			/* key columns, so that unsigned order is theirs */
+	int64		ref;
 	ItemPointerData tid;
 } IndexEntry;
 
@@ -372,17 +362,9 @@ compare_entries(const void *a, const void *b)
 	const IndexEntry *ea = a;
 	const IndexEntry *eb = b;
 
-	if (ea->order != eb->order)
-		return ea->order < eb->order ? -1 : 1;
+	if (ea->ref != eb->ref)
+		return ea->ref < eb->ref ? -1 : 1;
 	return ItemPointerCompare((ItemPointer) &ea->tid, (ItemPointer) &eb->tid);
-}
-
-#define SIGN_FLIP(x)	((uint32) (x) ^ 0x80000000u)
-
-static inline uint64
-index_order(int32 table_id, int32 hash)
-{
-	return ((uint64) SIGN_FLIP(table_id) << 32) | SIGN_FLIP(hash);
 }
 
 /* Insert entries in key order, so that neighbours find their page at hand. */
@@ -391,52 +373,22 @@ insert_entries(Oid indexid, Relation leaf, IndexEntry *entries, int n)
 {
 	Relation	index = index_open(indexid, RowExclusiveLock);
 	IndexInfo  *info = makeNode(IndexInfo);
-	Datum		values[2];
-	bool		isnull[2] = {false, false};
+	bool		isnull = false;
 
 	/* btree asks nothing of IndexInfo for a plain insert */
-	info->ii_NumIndexAttrs = info->ii_NumIndexKeyAttrs = 2;
+	info->ii_NumIndexAttrs = info->ii_NumIndexKeyAttrs = 1;
 	info->ii_Am = index->rd_rel->relam;
 	info->ii_Context = CurrentMemoryContext;
 	if (n > 1)
 		qsort(entries, n, sizeof(IndexEntry), compare_entries);
 	for (int i = 0; i < n; i++)
 	{
-		values[0] = Int32GetDatum((int32) SIGN_FLIP((uint32) (entries[i].order >> 32)));
-		values[1] = Int32GetDatum((int32) SIGN_FLIP((uint32) entries[i].order));
-		index_insert(index, values, isnull, &entries[i].tid, leaf, UNIQUE_CHECK_NO, false, info);
+		Datum		value = Int64GetDatum(entries[i].ref);
+
+		index_insert(index, &value, &isnull, &entries[i].tid, leaf, UNIQUE_CHECK_NO, false, info);
 	}
 	sau_compat_index_insert_done(index, info);
 	index_close(index, NoLock);
-}
-
-/* Rows without a key are found by table only: their entry has a NULL. */
-static void
-insert_keyless(Oid indexid, Relation leaf, const int *which, const ItemPointerData *tids, int n)
-{
-	Relation	index = NULL;
-	IndexInfo  *info = NULL;
-
-	for (int i = 0; i < n; i++)
-	{
-		LogRow	   *row = &rows[which[i]];
-		Datum		values[2] = {Int32GetDatum(row->table_id), (Datum) 0};
-		bool		isnull[2] = {false, true};
-
-		if (row->has_key)
-			continue;
-		if (index == NULL)
-		{
-			index = index_open(indexid, RowExclusiveLock);
-			info = BuildIndexInfo(index);
-		}
-		index_insert(index, values, isnull, (ItemPointer) &tids[i], leaf, UNIQUE_CHECK_NO, false, info);
-	}
-	if (index)
-	{
-		sau_compat_index_insert_done(index, info);
-		index_close(index, NoLock);
-	}
 }
 
 /* An index that somebody added to the leaf: by the general code. */
@@ -570,7 +522,6 @@ insert_run(const int *which, int n)
 	IndexEntry	entry_one;
 	IndexEntry *entries = n == 1 ? &entry_one : palloc(n * sizeof(IndexEntry));
 	int			m = 0;
-	bool		keyless = false;
 
 	insert_heap(leaf, which, n, rows[which[0]].cid, tids);
 
@@ -578,31 +529,20 @@ insert_run(const int *which, int n)
 	{
 		for (int i = 0; i < n; i++)
 		{
-			LogRow	   *row = &rows[which[i]];
-
-			if (!row->has_key)
-			{
-				keyless = true;
-				continue;
-			}
-			entries[m].order = index_order(row->table_id, row->key_hash);
-			entries[m++].tid = tids[i];
+			entries[i].ref = rows[which[i]].row_ref;
+			entries[i].tid = tids[i];
 		}
-		if (m > 0)
-			insert_entries(info.key_index, leaf, entries, m);
-		if (keyless)
-			insert_keyless(info.key_index, leaf, which, tids, n);
+		insert_entries(info.key_index, leaf, entries, n);
 	}
 	if (OidIsValid(info.old_key_index))
 	{
-		m = 0;
 		for (int i = 0; i < n; i++)
 		{
 			LogRow	   *row = &rows[which[i]];
 
 			if (!row->key_changed)
 				continue;
-			entries[m].order = index_order(row->table_id, row->old_key_hash);
+			entries[m].ref = row->old_row_ref;
 			entries[m++].tid = tids[i];
 		}
 		if (m > 0)

@@ -176,15 +176,14 @@ sau_partition_leaf_indexes(Relation leaf, SauLeaf *info)
 		if (!HeapTupleIsValid(tuple))
 			continue;
 		form = (Form_pg_index) GETSTRUCT(tuple);
-		ours = form->indnatts == 2 && form->indisvalid && !form->indisunique &&
-			form->indkey.values[0] == SAU_LOG_TABLE_ID &&
+		ours = form->indnatts == 1 && form->indisvalid && !form->indisunique &&
 			heap_attisnull(tuple, Anum_pg_index_indexprs, NULL) &&
 			is_btree(lfirst_oid(lc));
-		if (ours && form->indkey.values[1] == SAU_LOG_KEY_HASH &&
+		if (ours && form->indkey.values[0] == SAU_LOG_ROW_REF &&
 			heap_attisnull(tuple, Anum_pg_index_indpred, NULL) &&
 			!OidIsValid(info->key_index))
 			info->key_index = lfirst_oid(lc);
-		else if (ours && form->indkey.values[1] == SAU_LOG_OLD_KEY_HASH &&
+		else if (ours && form->indkey.values[0] == SAU_LOG_OLD_ROW_REF &&
 				 !heap_attisnull(tuple, Anum_pg_index_indpred, NULL) &&
 				 !OidIsValid(info->old_key_index))
 			info->old_key_index = lfirst_oid(lc);
@@ -200,7 +199,7 @@ static void
 check_layout(Relation leaf)
 {
 	static const Oid types[SAU_LOG_NATTS] = {
-		INT8OID, TIMESTAMPTZOID, XID8OID, INT8OID, INT4OID, INT4OID, INT4OID, INT4OID,
+		INT8OID, TIMESTAMPTZOID, XID8OID, INT8OID, INT8OID, INT4OID, INT4OID, INT8OID,
 		TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID, JSONBOID, TEXTOID, BYTEAOID
 	};
 	TupleDesc	desc = RelationGetDescr(leaf);

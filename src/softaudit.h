@@ -39,10 +39,10 @@ enum SauLogAttr
 	SAU_LOG_CHANGED_AT,
 	SAU_LOG_XID,
 	SAU_LOG_SESSION_ID,
+	SAU_LOG_ROW_REF,
 	SAU_LOG_LOG_GROUP,
 	SAU_LOG_TABLE_ID,
-	SAU_LOG_KEY_HASH,
-	SAU_LOG_OLD_KEY_HASH,
+	SAU_LOG_OLD_ROW_REF,
 	SAU_LOG_OPERATION,
 	SAU_LOG_CHANGED_BY,
 	SAU_LOG_ROW_KEY,
@@ -168,6 +168,7 @@ extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values
 extern void sau_image_full(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
 extern void sau_image_some(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *wanted, SauBuf *out);
 extern bool sau_image_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
+extern int64 sau_image_row_ref(int32 table_id, const char *key_root, Size len);
 extern bool sau_image_has_key(SauRel *rel, Relation relation);
 extern bool sau_image_same_key(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot);
 extern int	sau_image_compare(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot, bool *changed);
@@ -179,8 +180,8 @@ extern void sau_image_init(void);
 typedef struct SauLeaf
 {
 	Oid			relid;
-	Oid			key_index;		/* (table_id, key_hash) */
-	Oid			old_key_index;	/* (table_id, old_key_hash) where set */
+	Oid			key_index;		/* row_ref */
+	Oid			old_key_index;	/* old_row_ref where set */
 	bool		has_other_indexes;
 } SauLeaf;
 
@@ -190,7 +191,7 @@ extern void sau_partition_leaf_indexes(Relation leaf, SauLeaf *info);
 extern void sau_partition_init(void);
 
 /* log.c: the buffer of captured rows and its way into the leaf */
-extern SauBuf *sau_log_begin(SauRel *rel, SauOperation op, bool has_key, bool key_changed);
+extern SauBuf *sau_log_begin(SauRel *rel, SauOperation op, bool key_changed);
 extern void sau_log_field_begin(void);
 extern void sau_log_field_end(int attno);
 extern void sau_log_text(int attno, const char *text);
@@ -205,7 +206,6 @@ extern void sau_log_new_activity(void);
 extern void sau_log_xact_end(void);
 extern void sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
 extern void sau_log_init(void);
-extern int32 sau_log_key_hash(const char *jsonb_root, Size len);
 
 /* capture.c: the row trigger */
 extern void sau_capture_statement_end(void);
