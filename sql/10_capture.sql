@@ -25,6 +25,11 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'softaudit_chang
 COMMENT ON FUNCTION softaudit.changed_columns(jsonb, jsonb) IS
 'names of the columns in which two images of a row differ; NULL if either is NULL';
 
+CREATE FUNCTION softaudit.key_from_image(row_key jsonb, image jsonb, image_key name[]) RETURNS jsonb
+LANGUAGE c IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE AS 'MODULE_PATHNAME', 'softaudit_key_from_image';
+COMMENT ON FUNCTION softaudit.key_from_image(jsonb, jsonb, name[]) IS
+'key of a log row: row_key if it has one, else the named columns of its image; NULL if they are not all there';
+
 CREATE FUNCTION softaudit.is_internal() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_is_internal';
 COMMENT ON FUNCTION softaudit.is_internal() IS

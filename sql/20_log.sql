@@ -51,6 +51,8 @@ BEGIN
         exclude name[] NOT NULL DEFAULT '{}',
         redact name[] NOT NULL DEFAULT '{}',
         all_groups integer[] NOT NULL DEFAULT '{}',
+        -- the key when the table was first enabled; never changed, since log rows rest on it
+        image_key name[] NOT NULL DEFAULT '{}',
         ignore name[] NOT NULL DEFAULT '{}',
         images text NOT NULL DEFAULT 'full',
         audit boolean NOT NULL DEFAULT true,
@@ -142,7 +144,8 @@ BEGIN
     IF to_regclass('softaudit.changes') IS NULL THEN
         CREATE VIEW softaudit.changes AS
         SELECT l.audit_id, l.changed_at, l.xid, l.operation, l.changed_by, l.old_data, l.new_data,
-               r.schema_name, r.table_name, l.row_key,
+               r.schema_name, r.table_name,
+               softaudit.key_from_image(l.row_key, COALESCE(l.new_data, l.old_data), r.image_key) AS row_key,
                softaudit.changed_columns(l.old_data, l.new_data) AS changed_columns,
                s.session_user_name, s.application_name, s.client_addr, s.context, s.origin, l.partition_name
           FROM softaudit.log l

@@ -296,8 +296,8 @@ BEGIN
     END IF;
 
     IF is_new THEN
-        INSERT INTO softaudit.registry (relation, log_group, schema_name, table_name)
-        SELECT target, gid, n.nspname, c.relname
+        INSERT INTO softaudit.registry (relation, log_group, schema_name, table_name, image_key)
+        SELECT target, gid, n.nspname, c.relname, key_cols
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
         RETURNING * INTO known;
     END IF;

@@ -13,7 +13,7 @@ BEGIN
                FROM pg_catalog.pg_proc p
               WHERE p.pronamespace = 'softaudit'::pg_catalog.regnamespace
                 AND p.proname NOT IN ('enable', 'disable', 'reset', 'history', 'act_as', 'actor', 'is_active',
-                                      'changed_columns', 'check_top_level', 'maintain_step')
+                                      'changed_columns', 'key_from_image', 'check_top_level', 'maintain_step')
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM PUBLIC',
                                   CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature);

@@ -48,12 +48,27 @@ typedef struct Truncated
 static Move *moves = NULL;		/* innermost statement first */
 static Truncated *truncated = NULL; /* in TopTransactionContext */
 
+/*
+ * Say which row it is: the number that the log is indexed by, and, unless the images
+ * tell it, the key itself.
+ */
 static void
-put_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *buf, int attno)
+put_key(SauRel *rel, Relation relation, TupleTableSlot *slot, TupleTableSlot *oldslot, SauBuf *buf)
 {
+	sau_log_ref(SAU_LOG_ROW_REF, sau_image_slot_ref(rel, relation, slot, buf));
+	if (oldslot)
+		sau_log_ref(SAU_LOG_OLD_ROW_REF, sau_image_slot_ref(rel, relation, oldslot, buf));
+	if (sau_image_holds_key(rel, relation) || !sau_image_has_key(rel, relation))
+		return;
 	sau_log_field_begin();
 	sau_image_key(rel, relation, slot, buf);
-	sau_log_field_end(attno);
+	sau_log_field_end(SAU_LOG_ROW_KEY);
+	if (oldslot)
+	{
+		sau_log_field_begin();
+		sau_image_key(rel, relation, oldslot, buf);
+		sau_log_field_end(SAU_LOG_OLD_ROW_KEY);
+	}
 }
 
 static void
@@ -71,11 +86,9 @@ put_image(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *want
 static void
 log_insert(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
-	bool		has_key = sau_image_has_key(rel, relation);
 	SauBuf	   *buf = sau_log_begin(rel, SAU_INSERT, false);
 
-	if (has_key)
-		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
+	put_key(rel, relation, slot, NULL, buf);
 	put_image(rel, relation, slot, NULL, buf, SAU_LOG_NEW_DATA);
 	sau_log_end();
 }
@@ -83,11 +96,9 @@ log_insert(SauRel *rel, Relation relation, TupleTableSlot *slot)
 static void
 log_delete(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
-	bool		has_key = sau_image_has_key(rel, relation);
 	SauBuf	   *buf = sau_log_begin(rel, SAU_DELETE, false);
 
-	if (has_key)
-		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
+	put_key(rel, relation, slot, NULL, buf);
 	put_image(rel, relation, slot, NULL, buf, SAU_LOG_OLD_DATA);
 	sau_log_end();
 }
@@ -125,10 +136,7 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 	}
 
 	buf = sau_log_begin(rel, SAU_UPDATE, key_changed);
-	if (has_key)
-		put_key(rel, relation, newslot, buf, SAU_LOG_ROW_KEY);
-	if (key_changed)
-		put_key(rel, relation, oldslot, buf, SAU_LOG_OLD_ROW_KEY);
+	put_key(rel, relation, newslot, key_changed ? oldslot : NULL, buf);
 	put_image(rel, relation, oldslot, wanted, buf, SAU_LOG_OLD_DATA);
 	put_image(rel, relation, newslot, wanted, buf, SAU_LOG_NEW_DATA);
 	sau_log_end();

@@ -86,6 +86,8 @@ typedef struct Found
 typedef struct Reading
 {
 	SauRel	   *rel;
+	char	  **image_key;
+	int			n_image_key;
 	List	   *segments;
 	Found	   *found;
 	int			n;
@@ -272,10 +274,57 @@ get_jsonb(HeapTuple tuple, TupleDesc desc, int attno)
 	return isnull ? NULL : DatumGetJsonbPCopy(d);
 }
 
+/*
+ * The key of a log row: its own column, else made of the image's columns that the
+ * registry names; NULL if it had none.
+ */
+static Jsonb *
+key_from_image(Jsonb *image, char **names, int n)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue *found;
+	JsonbValue	name;
+
+	if (image == NULL || n == 0 || !JB_ROOT_IS_OBJECT(image))
+		return NULL;
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		found = getKeyJsonValueFromContainer(&image->root, names[i], strlen(names[i]), NULL);
+		if (found == NULL)
+			return NULL;
+		name.type = jbvString;
+		name.val.string.val = names[i];
+		name.val.string.len = strlen(names[i]);
+		pushJsonbValue(&state, WJB_KEY, &name);
+		pushJsonbValue(&state, WJB_VALUE, found);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
 static bool
 same_jsonb(Jsonb *a, Jsonb *b)
 {
 	return VARSIZE(a) == VARSIZE(b) && memcmp(a, b, VARSIZE(a)) == 0;
+}
+
+/* A log row's key, and its old key if it changed; NULL where there is none. */
+static void
+keys_of_row(Reading *reading, HeapTuple tuple, TupleDesc desc, Jsonb **key, Jsonb **old_key)
+{
+	bool		changed = !heap_attisnull(tuple, SAU_LOG_OLD_ROW_REF, desc);
+
+	*key = get_jsonb(tuple, desc, SAU_LOG_ROW_KEY);
+	*old_key = changed ? get_jsonb(tuple, desc, SAU_LOG_OLD_ROW_KEY) : NULL;
+	if (*key == NULL)
+	{
+		Jsonb	   *old_data = get_jsonb(tuple, desc, SAU_LOG_OLD_DATA);
+		Jsonb	   *new_data = get_jsonb(tuple, desc, SAU_LOG_NEW_DATA);
+
+		*key = key_from_image(new_data ? new_data : old_data, reading->image_key, reading->n_image_key);
+		if (changed)
+			*old_key = key_from_image(old_data, reading->image_key, reading->n_image_key);
+	}
 }
 
 static void
@@ -305,12 +354,13 @@ static void
 take_row(Reading *reading, const Segment *segment, HeapTuple tuple, TupleDesc desc)
 {
 	int64		audit_id = get_int8(tuple, desc, SAU_LOG_AUDIT_ID);
-	Jsonb	   *key = get_jsonb(tuple, desc, SAU_LOG_ROW_KEY);
-	Jsonb	   *old_key = get_jsonb(tuple, desc, SAU_LOG_OLD_ROW_KEY);
+	Jsonb	   *key;
+	Jsonb	   *old_key;
 	bool		seen;
 
 	if (audit_id <= segment->after || audit_id >= segment->before)
 		return;
+	keys_of_row(reading, tuple, desc, &key, &old_key);
 	if (!(key && same_jsonb(key, segment->key)) && !(old_key && same_jsonb(old_key, segment->key)))
 		return;
 
@@ -501,7 +551,6 @@ show_rows(FunctionCallInfo fcinfo, Reading *reading)
 			{SAU_LOG_CHANGED_BY, CHANGES_CHANGED_BY},
 			{SAU_LOG_OLD_DATA, CHANGES_OLD_DATA},
 			{SAU_LOG_NEW_DATA, CHANGES_NEW_DATA},
-			{SAU_LOG_ROW_KEY, CHANGES_ROW_KEY},
 			{SAU_LOG_PARTITION_NAME, CHANGES_PARTITION_NAME}
 		};
 		HeapTuple	tuple = reading->found[i].tuple;
@@ -511,7 +560,12 @@ show_rows(FunctionCallInfo fcinfo, Reading *reading)
 		MemoryContext old = MemoryContextSwitchTo(cxt);
 		Jsonb	   *old_data = get_jsonb(tuple, desc, SAU_LOG_OLD_DATA);
 		Jsonb	   *new_data = get_jsonb(tuple, desc, SAU_LOG_NEW_DATA);
+		Jsonb	   *key;
+		Jsonb	   *old_key;
 
+		keys_of_row(reading, tuple, desc, &key, &old_key);
+		nulls[CHANGES_ROW_KEY] = key == NULL;
+		values[CHANGES_ROW_KEY] = PointerGetDatum(key);
 		for (int j = 0; j < lengthof(map); j++)
 			values[map[j].to] = heap_getattr(tuple, map[j].from, desc, &nulls[map[j].to]);
 		values[CHANGES_SCHEMA_NAME] = DirectFunctionCall1(namein, CStringGetDatum(schema_name));
@@ -535,6 +589,7 @@ init_reading(Reading *reading, SauRel *rel, Jsonb *key)
 
 	memset(reading, 0, sizeof(*reading));
 	reading->rel = rel;
+	reading->image_key = sau_registry_image_key(rel->table_id, &reading->n_image_key);
 	ctl.keysize = sizeof(int64);
 	ctl.entrysize = sizeof(int64);
 	ctl.hcxt = CurrentMemoryContext;
@@ -649,4 +704,32 @@ Datum
 softaudit_changed_columns(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_ARRAYTYPE_P(changed_columns(PG_GETARG_JSONB_P(0), PG_GETARG_JSONB_P(1)));
+}
+
+PG_FUNCTION_INFO_V1(softaudit_key_from_image);
+
+/*
+ * softaudit.key_from_image(row_key jsonb, image jsonb, image_key name[]): a log row's
+ * key: its own, else made of the image's columns; NULL if it had none.
+ */
+Datum
+softaudit_key_from_image(PG_FUNCTION_ARGS)
+{
+	Datum	   *elems;
+	char	  **names;
+	int			n;
+	Jsonb	   *key;
+
+	if (!PG_ARGISNULL(0))
+		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+	if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		PG_RETURN_NULL();
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &elems, NULL, &n);
+	names = palloc(Max(n, 1) * sizeof(char *));
+	for (int i = 0; i < n; i++)
+		names[i] = NameStr(*DatumGetName(elems[i]));
+	key = key_from_image(PG_GETARG_JSONB_P(1), names, n);
+	if (key == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(key);
 }

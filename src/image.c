@@ -128,6 +128,7 @@ struct SauImage
 	int		   *codec_of;		/* by attnum - 1; -1 for a column that is not logged */
 	Shape		full;
 	bool		has_key;
+	bool		holds_key;		/* images hold the key, under the names the registry knows */
 	Shape		key;
 	int			nkeys;
 	AttrNumber *key_attnums;	/* in index order */
@@ -562,6 +563,16 @@ prepare_key(SauImage *image, SauRel *rel, Relation relation)
 		if (image->key_columns[image->codecs[i].attno - 1])
 			image->key.cols[image->key.n++] = i;
 	prepare_shape(&image->key, image, cxt);
+	image->holds_key = image->nkeys == rel->n_image_key;
+	for (int i = 0; i < image->nkeys && image->holds_key; i++)
+	{
+		const char *name = NameStr(TupleDescAttr(RelationGetDescr(relation), image->key_attnums[i] - 1)->attname);
+		bool		found = false;
+
+		for (int j = 0; j < rel->n_image_key; j++)
+			found = found || strcmp(name, rel->image_key[j]) == 0;
+		image->holds_key = found;
+	}
 }
 
 #ifdef SAU_HAVE_VIRTUAL_COLUMNS
@@ -1440,6 +1451,52 @@ sau_image_row_ref(int32 table_id, const char *key_root, Size len)
 	}
 	digest = hash_bytes((const unsigned char *) key_root, (int) len);
 	return (int64) (((uint64) (uint32) table_id << 32) | digest);
+}
+
+/*
+ * The number that a row's key is indexed by.  "scratch" is used past its end and left
+ * as it was.  The table's number alone if the row has no key.
+ */
+int64
+sau_image_slot_ref(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *scratch)
+{
+	SauImage   *image = image_of(rel, relation);
+	Size		before = scratch->len;
+	Size		start;
+	int64		ref;
+
+	if (!image->has_key)
+		return (int64) ((uint64) (uint32) rel->table_id << 32);
+	slot_getallattrs(slot);
+	if (image->nkeys == 1)
+	{
+		Codec	   *codec = &image->codecs[image->key.cols[0]];
+		Datum		value = slot->tts_values[codec->attno - 1];
+		uint32		digest = 0;
+
+		/* sau_image_row_ref() says why */
+		if (!codec->redact && codec->kind >= CODEC_INT2 && codec->kind <= CODEC_INT8)
+		{
+			digest = codec->kind == CODEC_INT8 ? (uint32) DatumGetInt64(value) :
+				codec->kind == CODEC_INT4 ? (uint32) DatumGetInt32(value) :
+				(uint32) (int32) DatumGetInt16(value);
+			return (int64) (((uint64) (uint32) rel->table_id << 32) | digest);
+		}
+	}
+	sau_buf_align4(scratch);
+	start = scratch->len;
+	sau_image_key(rel, relation, slot, scratch);
+	ref = sau_image_row_ref(rel->table_id, scratch->data + start + VARHDRSZ,
+							scratch->len - start - VARHDRSZ);
+	scratch->len = before;
+	return ref;
+}
+
+/* Whether a row's key can be told from its images alone. */
+bool
+sau_image_holds_key(SauRel *rel, Relation relation)
+{
+	return image_of(rel, relation)->holds_key;
 }
 
 /* Which columns are the primary key's, by attnum - 1. */

@@ -236,7 +236,7 @@ sau_log_field_begin(void)
 
 /*
  * Close the field that holds column "attno"; a short value gets a short header, as
- * heap_fill_tuple() would give it.  A key's digest is taken in passing.
+ * heap_fill_tuple() would give it.
  */
 void
 sau_log_field_end(int attno)
@@ -245,20 +245,6 @@ sau_log_field_end(int attno)
 	Size		len = arena.len - field_start;
 
 	Assert(VARSIZE(field) == len);
-	if (attno == SAU_LOG_ROW_KEY || attno == SAU_LOG_OLD_ROW_KEY)
-	{
-		int64		ref = sau_image_row_ref(current.table_id, field + VARHDRSZ, len - VARHDRSZ);
-		Size		at = row_start + LOG_HOFF + 4 * sizeof(int64);
-
-		if (attno == SAU_LOG_OLD_ROW_KEY)
-		{
-			current.old_row_ref = ref;
-			at += sizeof(int64) + 2 * sizeof(int32);
-		}
-		else
-			current.row_ref = ref;
-		memcpy(arena.data + at, &ref, sizeof(ref));
-	}
 	if (len - VARHDRSZ + VARHDRSZ_SHORT <= VARATT_SHORT_MAX)
 	{
 		char	   *to = arena.data + field_unaligned;
@@ -268,6 +254,22 @@ sau_log_field_end(int attno)
 		arena.len = field_unaligned + len - VARHDRSZ + VARHDRSZ_SHORT;
 	}
 	mark_present(attno);
+}
+
+/* Set the number that the row is indexed by, or the one of its old key. */
+void
+sau_log_ref(int attno, int64 ref)
+{
+	Size		at = row_start + LOG_HOFF + 4 * sizeof(int64);
+
+	if (attno == SAU_LOG_OLD_ROW_REF)
+	{
+		current.old_row_ref = ref;
+		at += sizeof(int64) + 2 * sizeof(int32);
+	}
+	else
+		current.row_ref = ref;
+	memcpy(arena.data + at, &ref, sizeof(ref));
 }
 
 /* Append a text column. */

@@ -44,6 +44,7 @@
 #define REGISTRY_EXCLUDE		6
 #define REGISTRY_REDACT			7
 #define REGISTRY_ALL_GROUPS		8	/* log groups that the table's changes were ever written to */
+#define REGISTRY_IMAGE_KEY		9	/* columns that make the key of a log row without row_key */
 
 /* Arguments of the capture trigger, as setup's SQL writes them. */
 #define ARG_TABLE_ID	0
@@ -258,12 +259,43 @@ registry_row(int32 table_id, Oid relid, TupleDesc *desc)
 	return tuple;
 }
 
-/* The relation and log group of a registry row; false if there is no such row. */
-static bool
-read_registry(int32 table_id, Oid *relation, int32 *log_group)
+/* A name[] of a registry row, in the current memory context. */
+static char **
+name_array(HeapTuple tuple, TupleDesc desc, int attno, int *n)
+{
+	bool		isnull;
+	Datum		d = heap_getattr(tuple, attno, desc, &isnull);
+	Datum	   *elems;
+	char	  **names;
+
+	*n = 0;
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(d), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &elems, NULL, n);
+	names = palloc(Max(*n, 1) * sizeof(char *));
+	for (int i = 0; i < *n; i++)
+		names[i] = pstrdup(NameStr(*DatumGetName(elems[i])));
+	return names;
+}
+
+/* The columns that a log row's key is made of where it does not say so itself. */
+char **
+sau_registry_image_key(int32 table_id, int *n)
 {
 	TupleDesc	desc;
 	HeapTuple	tuple = registry_row(table_id, InvalidOid, &desc);
+
+	*n = 0;
+	return HeapTupleIsValid(tuple) ? name_array(tuple, desc, REGISTRY_IMAGE_KEY, n) : NULL;
+}
+
+/* Read a description's part of the registry; false if there is no such row. */
+static bool
+read_registry(SauRel *rel, Oid *relation)
+{
+	TupleDesc	desc;
+	HeapTuple	tuple = registry_row(rel->table_id, InvalidOid, &desc);
+	MemoryContext old;
 	bool		isnull;
 	Datum		d;
 
@@ -272,8 +304,11 @@ read_registry(int32 table_id, Oid *relation, int32 *log_group)
 	d = heap_getattr(tuple, REGISTRY_RELATION, desc, &isnull);
 	*relation = isnull ? InvalidOid : DatumGetObjectId(d);
 	d = heap_getattr(tuple, REGISTRY_LOG_GROUP, desc, &isnull);
-	*log_group = DatumGetInt32(d);
-	return !isnull;
+	rel->log_group = DatumGetInt32(d);
+	old = MemoryContextSwitchTo(rel->cxt);
+	rel->image_key = name_array(tuple, desc, REGISTRY_IMAGE_KEY, &rel->n_image_key);
+	MemoryContextSwitchTo(old);
+	return true;
 }
 
 /* The log groups that a table's changes may be in. */
@@ -409,7 +444,7 @@ build_rel(Relation relation, Trigger *trigger)
 	{
 		List	   *ancestors = get_partition_ancestors(relid);
 		ListCell   *lc;
-		bool		found = read_registry(rel->table_id, &registered, &rel->log_group);
+		bool		found = read_registry(rel, &registered);
 
 		foreach(lc, ancestors)
 			if (found && lfirst_oid(lc) == registered)
@@ -423,8 +458,7 @@ build_rel(Relation relation, Trigger *trigger)
 															   RelationGetRelationName(relation)));
 	}
 	else
-		shape_ok = read_registry(rel->table_id, &registered, &rel->log_group) &&
-			registered == relid;
+		shape_ok = read_registry(rel, &registered) && registered == relid;
 	if (!shape_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -595,16 +629,11 @@ sau_registry_secret(uint8 *secret, int len)
 static void
 flag_listed(SauRel *rel, Relation relation, HeapTuple tuple, TupleDesc desc, int attno, uint8 flags)
 {
-	bool		isnull;
-	Datum		d = heap_getattr(tuple, attno, desc, &isnull);
-	Datum	   *elems;
 	int			n;
+	char	  **names = name_array(tuple, desc, attno, &n);
 
-	if (isnull)
-		return;
-	deconstruct_array(DatumGetArrayTypeP(d), NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &elems, NULL, &n);
 	for (int i = 0; i < n; i++)
-		flag_by_name(rel, relation, NameStr(*DatumGetName(elems[i])), flags);
+		flag_by_name(rel, relation, names[i], flags);
 }
 
 /*

@@ -86,6 +86,8 @@ typedef struct SauRel
 	bool		changes_only;	/* images => 'changes' */
 	bool		unresolved;		/* a listed column cannot be told: log no images */
 	bool		has_ignore;
+	int			n_image_key;	/* softaudit.registry.image_key */
+	char	  **image_key;
 	char	   *partition_name; /* qualified name if this is a partition, else NULL */
 	int			natts;
 	uint8	   *column_flags;	/* SAU_COLUMN_*, by attnum - 1 */
@@ -156,6 +158,7 @@ extern Trigger *sau_registry_trigger(Relation relation);
 extern SauRel *sau_registry_describe(Relation relation);
 extern int32 *sau_registry_groups(int32 table_id, int *ngroups);
 extern void sau_registry_names(int32 table_id, char **schema_name, char **table_name);
+extern char **sau_registry_image_key(int32 table_id, int *n);
 extern void sau_registry_hold(SauRel *rel);
 extern void sau_registry_release(SauRel *rel);
 extern void sau_registry_xact_end(void);
@@ -169,6 +172,8 @@ extern void sau_image_full(SauRel *rel, Relation relation, TupleTableSlot *slot,
 extern void sau_image_some(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *wanted, SauBuf *out);
 extern bool sau_image_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
 extern int64 sau_image_row_ref(int32 table_id, const char *key_root, Size len);
+extern int64 sau_image_slot_ref(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *scratch);
+extern bool sau_image_holds_key(SauRel *rel, Relation relation);
 extern bool sau_image_has_key(SauRel *rel, Relation relation);
 extern bool sau_image_same_key(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot);
 extern int	sau_image_compare(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot, bool *changed);
@@ -194,6 +199,7 @@ extern void sau_partition_init(void);
 extern SauBuf *sau_log_begin(SauRel *rel, SauOperation op, bool key_changed);
 extern void sau_log_field_begin(void);
 extern void sau_log_field_end(int attno);
+extern void sau_log_ref(int attno, int64 ref);
 extern void sau_log_text(int attno, const char *text);
 extern void sau_log_end(void);
 extern void sau_log_flush(void);
