@@ -19,6 +19,14 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege',
                   HINT = 'Drop or rename the schema, or hand it to a superuser after looking at what it holds.';
     END IF;
+    IF EXISTS (SELECT FROM pg_catalog.pg_namespace n
+                 CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+                 LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+                WHERE n.oid = nsp AND a.privilege_type = 'CREATE' AND NOT COALESCE(r.rolsuper, false)) THEN
+        RAISE EXCEPTION 'schema "softaudit" lets others than superusers create objects'
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'REVOKE CREATE ON SCHEMA softaudit from whoever has it, after looking at what the schema holds.';
+    END IF;
     SELECT o.what INTO stray
       FROM (SELECT 'function ' || p.oid::pg_catalog.regprocedure AS what
               FROM pg_catalog.pg_proc p WHERE p.pronamespace = nsp

@@ -62,7 +62,7 @@ CREATE FUNCTION softaudit.enable_apply(
     replicated boolean, keep_unique name[], purge_after interval, live_unique boolean
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 BEGIN
     IF deleted_at IS NOT NULL OR keep_unique IS NOT NULL OR purge_after IS NOT NULL OR live_unique IS NOT NULL THEN
         PERFORM softaudit.refuse_soft_delete('a setting of soft deletion');
@@ -193,7 +193,7 @@ COMMENT ON FUNCTION softaudit.drop_triggers(regclass) IS
 
 CREATE FUNCTION softaudit.configure(target regclass, given jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
     is_new boolean;
@@ -288,7 +288,7 @@ BEGIN
         -- the members of a named group follow its settings
         UPDATE softaudit.registry r SET partition_by = step, keep_log = keep
          WHERE r.log_group = gid AND r.relation <> target
-           AND (r.partition_by <> step OR r.keep_log IS DISTINCT FROM keep);
+           AND (r.partition_by::text <> step::text OR r.keep_log::text IS DISTINCT FROM keep::text);
         IF FOUND THEN
             RAISE NOTICE 'log group "%" now has partition_by "%" and keep_log "%" for all its tables',
                 s ->> 'log_group', step, COALESCE(keep::text, 'for ever');
@@ -344,7 +344,7 @@ CREATE FUNCTION softaudit.disable_apply(target regclass, soft_delete boolean, au
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
+    known record;
 BEGIN
     IF softaudit.trigger_args(target) IS NULL THEN
         RAISE NOTICE 'audit: table "%" is not enabled', target;

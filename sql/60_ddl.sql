@@ -167,14 +167,6 @@ BEGIN
         PERFORM softaudit.record_event('DROP', known.schema_name, known.table_name, NULL,
                                        jsonb_build_object('table_id', known.table_id));
     END LOOP;
-    -- the partition's rows go with it, and no row trigger fires
-    FOR known IN SELECT DISTINCT r.* FROM softaudit.registry r
-                   JOIN pg_event_trigger_dropped_objects() d ON d.object_type = 'trigger' AND NOT d.original
-                    AND d.address_names[3] = 'softaudit_capture'
-                  WHERE false
-    LOOP
-        NULL;
-    END LOOP;
     FOR parent IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_dropped_objects() c
                     JOIN softaudit.registry r ON r.relation = c.objid
                    WHERE c.object_type = 'table column' AND c.objsubid > 0
@@ -237,3 +229,9 @@ CREATE EVENT TRIGGER softaudit_sql_drop ON sql_drop EXECUTE FUNCTION softaudit.s
 COMMENT ON EVENT TRIGGER softaudit_sql_drop IS 'softaudit: follows DROP of audited tables, keeps it off the log';
 CREATE EVENT TRIGGER softaudit_table_rewrite ON table_rewrite EXECUTE FUNCTION softaudit.table_rewrite();
 COMMENT ON EVENT TRIGGER softaudit_table_rewrite IS 'softaudit: records rewrites of audited tables';
+
+-- in a session that calls itself a replica, too: what such a session does is no less lasting
+ALTER EVENT TRIGGER softaudit_ddl_start ENABLE ALWAYS;
+ALTER EVENT TRIGGER softaudit_ddl_end ENABLE ALWAYS;
+ALTER EVENT TRIGGER softaudit_sql_drop ENABLE ALWAYS;
+ALTER EVENT TRIGGER softaudit_table_rewrite ENABLE ALWAYS;

@@ -21,3 +21,28 @@ BEGIN
 END
 $$;
 GRANT USAGE ON SCHEMA softaudit TO PUBLIC;
+
+/*
+ * A log that an earlier softaudit left is taken up at once: its guards and its view
+ * rest on functions that are only now there again.  Nothing of it becomes a member.
+ */
+DO $$
+DECLARE
+    member record;
+BEGIN
+    IF pg_catalog.to_regclass('softaudit.registry') IS NOT NULL THEN
+        PERFORM softaudit.ensure_log();
+        FOR member IN SELECT c.oid::pg_catalog.regclass AS name, c.relkind
+                        FROM pg_catalog.pg_depend d
+                        JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'softaudit'
+                        JOIN pg_catalog.pg_class c ON c.oid = d.objid
+                       WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+                         AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'e'
+        LOOP
+            EXECUTE pg_catalog.format('ALTER EXTENSION softaudit DROP %s %s',
+                                      CASE member.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+                                      member.name);
+        END LOOP;
+    END IF;
+END
+$$;
