@@ -29,11 +29,11 @@ BEGIN
         RETURN;
     END IF;
     UPDATE softaudit.registry r
-       SET (schema_name, table_name) = (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target),
-           (key_columns, key_types) = (SELECT k.key_columns, k.key_types FROM softaudit.key_of(target) k)
-     WHERE r.table_id = known.table_id
-       AND (r.schema_name, r.table_name, r.key_columns, r.key_types) IS DISTINCT FROM
-           (SELECT n.nspname, c.relname, k.key_columns, k.key_types FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, softaudit.key_of(target) k WHERE c.oid = target);
+       SET schema_name = n.nspname, table_name = c.relname, key_columns = k.key_columns, key_types = k.key_types
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN softaudit.key_of(target) k
+     WHERE r.table_id = known.table_id AND c.oid = target
+       AND (r.schema_name, r.table_name, r.key_columns, r.key_types)
+           IS DISTINCT FROM (n.nspname, c.relname, k.key_columns, k.key_types);
 
     /*
      * The trigger's arguments name columns by number and name.  While they are of this

@@ -48,29 +48,6 @@ typedef struct Truncated
 static Move *moves = NULL;		/* innermost statement first */
 static Truncated *truncated = NULL; /* in TopTransactionContext */
 
-/*
- * Say which row it is: the number that the log is indexed by, and, unless the images
- * tell it, the key itself.
- */
-static void
-put_key(SauRel *rel, Relation relation, TupleTableSlot *slot, TupleTableSlot *oldslot, SauBuf *buf)
-{
-	sau_log_ref(SAU_LOG_ROW_REF, sau_image_slot_ref(rel, relation, slot, buf));
-	if (oldslot)
-		sau_log_ref(SAU_LOG_OLD_ROW_REF, sau_image_slot_ref(rel, relation, oldslot, buf));
-	if (sau_image_holds_key(rel, relation) || !sau_image_has_key(rel, relation))
-		return;
-	sau_log_field_begin();
-	sau_image_key(rel, relation, slot, buf);
-	sau_log_field_end(SAU_LOG_ROW_KEY);
-	if (oldslot)
-	{
-		sau_log_field_begin();
-		sau_image_key(rel, relation, oldslot, buf);
-		sau_log_field_end(SAU_LOG_OLD_ROW_KEY);
-	}
-}
-
 static void
 put_image(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *wanted,
 		  SauBuf *buf, int attno)
@@ -84,34 +61,61 @@ put_image(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *want
 }
 
 static void
+put_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *buf, int attno)
+{
+	sau_log_field_begin();
+	sau_image_key(rel, relation, slot, buf);
+	sau_log_field_end(attno);
+}
+
+/*
+ * Log one change of a row: either slot may be NULL.  The row's key is told by its
+ * images where they hold it, else by columns of its own.
+ */
+static void
+log_change(SauRel *rel, Relation relation, SauOperation op, TupleTableSlot *oldslot,
+		   TupleTableSlot *newslot, const bool *wanted, bool key_changed)
+{
+	TupleTableSlot *slot = newslot ? newslot : oldslot;
+	bool		has_key = sau_image_has_key(rel, relation);
+	bool		says_key = has_key && !sau_image_holds_key(rel, relation);
+	SauBuf	   *buf = sau_log_begin(rel, op, newslot && !says_key && !key_changed);
+
+	sau_log_ref(SAU_LOG_ROW_REF, sau_image_slot_ref(rel, relation, slot, buf));
+	if (newslot)
+		put_image(rel, relation, newslot, wanted, buf, SAU_LOG_NEW_DATA);
+	if (oldslot)
+		put_image(rel, relation, oldslot, wanted, buf, SAU_LOG_OLD_DATA);
+	if (says_key)
+		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
+	if (key_changed)
+	{
+		sau_log_ref(SAU_LOG_OLD_ROW_REF, sau_image_slot_ref(rel, relation, oldslot, buf));
+		if (says_key)
+			put_key(rel, relation, oldslot, buf, SAU_LOG_OLD_ROW_KEY);
+	}
+	sau_log_end();
+}
+
+static void
 log_insert(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
-	SauBuf	   *buf = sau_log_begin(rel, SAU_INSERT, false);
-
-	put_key(rel, relation, slot, NULL, buf);
-	put_image(rel, relation, slot, NULL, buf, SAU_LOG_NEW_DATA);
-	sau_log_end();
+	log_change(rel, relation, SAU_INSERT, NULL, slot, NULL, false);
 }
 
 static void
 log_delete(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
-	SauBuf	   *buf = sau_log_begin(rel, SAU_DELETE, false);
-
-	put_key(rel, relation, slot, NULL, buf);
-	put_image(rel, relation, slot, NULL, buf, SAU_LOG_OLD_DATA);
-	sau_log_end();
+	log_change(rel, relation, SAU_DELETE, slot, NULL, NULL, false);
 }
 
 static void
 log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot)
 {
 	bool		has_key = sau_image_has_key(rel, relation);
-	bool		key_changed;
 	bool		few[64];
 	bool	   *wanted = NULL;
 	int			natts = RelationGetNumberOfAttributes(relation);
-	SauBuf	   *buf;
 
 	if (rel->changes_only || rel->has_ignore)
 	{
@@ -126,7 +130,6 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 		if (!rel->changes_only)
 			wanted = NULL;
 	}
-	key_changed = has_key && !sau_image_same_key(rel, relation, oldslot, newslot);
 	if (wanted && has_key)
 	{
 		const bool *key_columns = sau_image_key_columns(rel, relation);
@@ -134,12 +137,8 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 		for (int i = 0; i < natts; i++)
 			wanted[i] = wanted[i] || key_columns[i];
 	}
-
-	buf = sau_log_begin(rel, SAU_UPDATE, key_changed);
-	put_key(rel, relation, newslot, key_changed ? oldslot : NULL, buf);
-	put_image(rel, relation, oldslot, wanted, buf, SAU_LOG_OLD_DATA);
-	put_image(rel, relation, newslot, wanted, buf, SAU_LOG_NEW_DATA);
-	sau_log_end();
+	log_change(rel, relation, SAU_UPDATE, oldslot, newslot, wanted,
+			   has_key && !sau_image_same_key(rel, relation, oldslot, newslot));
 }
 
 /* ---- rows that move between partitions ---- */

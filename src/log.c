@@ -52,7 +52,13 @@
 /* What one value of the id sequence stands for; its INCREMENT in the SQL script. */
 #define IDS_PER_BLOCK	16
 
-#define LOG_HOFF		MAXALIGN(SizeofHeapTupleHeader + BITMAPLEN(SAU_LOG_NATTS))
+/*
+ * Where a row's data starts.  An INSERT or UPDATE whose images hold its key has no
+ * NULL before its last column, and what follows is NULL by being absent: it needs no
+ * null bitmap, which saves eight bytes.
+ */
+#define PLAIN_HOFF		MAXALIGN(SizeofHeapTupleHeader)
+#define FULL_HOFF		MAXALIGN(SizeofHeapTupleHeader + BITMAPLEN(SAU_LOG_NATTS))
 
 typedef struct LogRow
 {
@@ -62,8 +68,8 @@ typedef struct LogRow
 	SubTransactionId sub;		/* captured it */
 	SubTransactionId flushed_in;	/* inserted it, if not the same; else invalid */
 	int			depth;			/* statement nesting at capture */
-	int32		log_group;
-	int32		table_id;
+	int16		log_group;
+	uint8		hoff;
 	int64		row_ref;
 	int64		old_row_ref;
 	bool		key_changed;
@@ -160,9 +166,11 @@ put_raw(const void *p, Size n)
 /*
  * Start a log row and return the buffer, in which the caller appends the row's
  * fields, in the order of the log's columns, between field_begin and field_end.
+ * "is_plain" promises that of the columns after changed_by it will have just new_data
+ * or new_data and old_data.
  */
 SauBuf *
-sau_log_begin(SauRel *rel, SauOperation op, bool key_changed)
+sau_log_begin(SauRel *rel, SauOperation op, bool is_plain)
 {
 	static const char *const names[] = {"INSERT", "UPDATE", "DELETE", "TRUNCATE"};
 	HeapTupleHeader header;
@@ -183,24 +191,28 @@ sau_log_begin(SauRel *rel, SauOperation op, bool key_changed)
 	current.flushed_in = InvalidSubTransactionId;
 	current.depth = statement_depth;
 	current.log_group = rel->log_group;
-	current.table_id = rel->table_id;
+	current.hoff = is_plain ? PLAIN_HOFF : FULL_HOFF;
 	current.row_ref = (int64) ((uint64) (uint32) rel->table_id << 32);
-	current.key_changed = key_changed;
 
 	/* What an error left of a row that was never ended goes, too. */
 	arena.len = n_rows > 0 ? MAXALIGN(rows[n_rows - 1].off + rows[n_rows - 1].len) : 0;
 	row_start = arena.len;
-	sau_buf_reserve(&arena, LOG_HOFF + 256);
-	memset(arena.data + row_start, 0, LOG_HOFF);
+	sau_buf_reserve(&arena, FULL_HOFF + 256);
+	memset(arena.data + row_start, 0, current.hoff);
 	header = (HeapTupleHeader) (arena.data + row_start);
-	header->t_infomask = HEAP_HASNULL | HEAP_HASVARWIDTH;
-	HeapTupleHeaderSetNatts(header, SAU_LOG_NATTS);
-	header->t_hoff = LOG_HOFF;
+	header->t_infomask = HEAP_HASVARWIDTH;
+	if (is_plain)
+		HeapTupleHeaderSetNatts(header, op == SAU_INSERT ? SAU_LOG_NEW_DATA : SAU_LOG_OLD_DATA);
+	else
+	{
+		header->t_infomask |= HEAP_HASNULL;
+		HeapTupleHeaderSetNatts(header, SAU_LOG_NATTS);
+		header->t_bits[0] = 0xFF;	/* up to changed_by; the rest as they come */
+	}
+	header->t_hoff = current.hoff;
 	ItemPointerSetInvalid(&header->t_ctid);
-	arena.len += LOG_HOFF;
+	arena.len += current.hoff;
 
-	/* bits of the null bitmap are set where there is a value */
-	header->t_bits[0] = 0x7F | (key_changed ? 0x80 : 0);
 	changed_at = GetCurrentTransactionStartTimestamp();
 	xid = (int64) U64FromFullTransactionId(GetTopFullTransactionId());
 	put_raw(&zero, sizeof(int64));	/* audit_id, at the flush */
@@ -208,10 +220,7 @@ sau_log_begin(SauRel *rel, SauOperation op, bool key_changed)
 	put_raw(&xid, sizeof(int64));
 	put_raw(&actor_session, sizeof(int64));
 	put_raw(&current.row_ref, sizeof(int64));	/* made whole by the key */
-	put_raw(&rel->log_group, sizeof(int32));
-	put_raw(&rel->table_id, sizeof(int32));
-	if (key_changed)
-		put_raw(&zero, sizeof(int64));
+	put_raw(&rel->log_group, sizeof(int16));
 	sau_log_text(SAU_LOG_OPERATION, names[op]);
 	sau_log_text(SAU_LOG_CHANGED_BY, actor_name);
 	return &arena;
@@ -222,7 +231,8 @@ mark_present(int attno)
 {
 	HeapTupleHeader header = (HeapTupleHeader) (arena.data + row_start);
 
-	header->t_bits[(attno - 1) >> 3] |= 1 << ((attno - 1) & 7);
+	if (header->t_infomask & HEAP_HASNULL)
+		header->t_bits[(attno - 1) >> 3] |= 1 << ((attno - 1) & 7);
 }
 
 /* Open a varlena field with a four-byte header, which the caller writes. */
@@ -260,16 +270,19 @@ sau_log_field_end(int attno)
 void
 sau_log_ref(int attno, int64 ref)
 {
-	Size		at = row_start + LOG_HOFF + 4 * sizeof(int64);
-
-	if (attno == SAU_LOG_OLD_ROW_REF)
+	if (attno == SAU_LOG_ROW_REF)
 	{
-		current.old_row_ref = ref;
-		at += sizeof(int64) + 2 * sizeof(int32);
-	}
-	else
 		current.row_ref = ref;
-	memcpy(arena.data + at, &ref, sizeof(ref));
+		memcpy(arena.data + row_start + current.hoff + 4 * sizeof(int64), &ref, sizeof(ref));
+		return;
+	}
+	current.old_row_ref = ref;
+	current.key_changed = true;
+	sau_buf_reserve(&arena, MAXIMUM_ALIGNOF + sizeof(ref));
+	while (arena.len != MAXALIGN(arena.len))
+		arena.data[arena.len++] = 0;
+	put_raw(&ref, sizeof(ref));
+	mark_present(attno);
 }
 
 /* Append a text column. */
@@ -345,7 +358,7 @@ assign_ids(void)
 			next = nextval_internal(sau_registry_relid("log_audit_id_seq", false), false);
 			left = IDS_PER_BLOCK;
 		}
-		memcpy(arena.data + rows[i].off + LOG_HOFF, &next, sizeof(next));
+		memcpy(arena.data + rows[i].off + rows[i].hoff, &next, sizeof(next));
 		rows[i].has_id = true;
 		next++;
 		left--;

@@ -304,7 +304,7 @@ read_registry(SauRel *rel, Oid *relation)
 	d = heap_getattr(tuple, REGISTRY_RELATION, desc, &isnull);
 	*relation = isnull ? InvalidOid : DatumGetObjectId(d);
 	d = heap_getattr(tuple, REGISTRY_LOG_GROUP, desc, &isnull);
-	rel->log_group = DatumGetInt32(d);
+	rel->log_group = (int16) DatumGetInt32(d);
 	old = MemoryContextSwitchTo(rel->cxt);
 	rel->image_key = name_array(tuple, desc, REGISTRY_IMAGE_KEY, &rel->n_image_key);
 	MemoryContextSwitchTo(old);

@@ -41,14 +41,13 @@ enum SauLogAttr
 	SAU_LOG_SESSION_ID,
 	SAU_LOG_ROW_REF,
 	SAU_LOG_LOG_GROUP,
-	SAU_LOG_TABLE_ID,
-	SAU_LOG_OLD_ROW_REF,
 	SAU_LOG_OPERATION,
 	SAU_LOG_CHANGED_BY,
-	SAU_LOG_ROW_KEY,
-	SAU_LOG_OLD_ROW_KEY,
-	SAU_LOG_OLD_DATA,
 	SAU_LOG_NEW_DATA,
+	SAU_LOG_OLD_DATA,
+	SAU_LOG_ROW_KEY,
+	SAU_LOG_OLD_ROW_REF,
+	SAU_LOG_OLD_ROW_KEY,
 	SAU_LOG_PARTITION_NAME,
 	SAU_LOG_SEAL_SALT,
 	SAU_LOG_NATTS = SAU_LOG_SEAL_SALT
@@ -82,7 +81,7 @@ typedef struct SauRel
 	int			in_use;			/* captures running with this description now */
 	MemoryContext cxt;			/* holds everything below */
 	int32		table_id;		/* softaudit.registry.table_id */
-	int32		log_group;		/* softaudit.log_groups.group_id */
+	int16		log_group;		/* softaudit.log_groups.group_id */
 	bool		changes_only;	/* images => 'changes' */
 	bool		unresolved;		/* a listed column cannot be told: log no images */
 	bool		has_ignore;
@@ -196,7 +195,7 @@ extern void sau_partition_leaf_indexes(Relation leaf, SauLeaf *info);
 extern void sau_partition_init(void);
 
 /* log.c: the buffer of captured rows and its way into the leaf */
-extern SauBuf *sau_log_begin(SauRel *rel, SauOperation op, bool key_changed);
+extern SauBuf *sau_log_begin(SauRel *rel, SauOperation op, bool is_plain);
 extern void sau_log_field_begin(void);
 extern void sau_log_field_end(int attno);
 extern void sau_log_ref(int attno, int64 ref);
