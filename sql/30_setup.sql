@@ -159,16 +159,16 @@ DECLARE
                     FROM unnest(ARRAY[table_id::text, target::oid::text, images] || column_args) WITH ORDINALITY u (a, ord));
     rel regclass;
 BEGIN
-    EXECUTE format('CREATE OR REPLACE TRIGGER softaudit_capture AFTER INSERT OR UPDATE OR DELETE ON %s
+    EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_capture" AFTER INSERT OR UPDATE OR DELETE ON %s
                     FOR EACH ROW EXECUTE FUNCTION softaudit.capture(%s)', target, args);
-    EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER softaudit_capture', target, CASE WHEN replicated THEN 'ALWAYS' ELSE '' END);
+    EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER "!softaudit_capture"', target, CASE WHEN replicated THEN 'ALWAYS' ELSE '' END);
     -- statement triggers are not cloned to partitions
     FOR rel IN SELECT t.relid FROM pg_partition_tree(target) t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind <> 'f'
                UNION SELECT target
     LOOP
-        EXECUTE format('CREATE OR REPLACE TRIGGER softaudit_truncate AFTER TRUNCATE ON %s
+        EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_truncate" AFTER TRUNCATE ON %s
                         FOR EACH STATEMENT EXECUTE FUNCTION softaudit.capture(%s)', rel, args);
-        EXECUTE format('ALTER TABLE ONLY %s ENABLE %s TRIGGER softaudit_truncate', rel, CASE WHEN replicated THEN 'ALWAYS' ELSE '' END);
+        EXECUTE format('ALTER TABLE ONLY %s ENABLE %s TRIGGER "!softaudit_truncate"', rel, CASE WHEN replicated THEN 'ALWAYS' ELSE '' END);
     END LOOP;
 END
 $$;
@@ -182,9 +182,9 @@ SET client_min_messages = warning AS $$
 DECLARE
     rel regclass;
 BEGIN
-    EXECUTE format('DROP TRIGGER IF EXISTS softaudit_capture ON %s', target);
+    EXECUTE format('DROP TRIGGER IF EXISTS "!softaudit_capture" ON %s', target);
     FOR rel IN SELECT t.relid FROM pg_partition_tree(target) t UNION SELECT target LOOP
-        EXECUTE format('DROP TRIGGER IF EXISTS softaudit_truncate ON %s', rel);
+        EXECUTE format('DROP TRIGGER IF EXISTS "!softaudit_truncate" ON %s', rel);
     END LOOP;
 END
 $$;
@@ -318,7 +318,7 @@ BEGIN
     changed := COALESCE((SELECT jsonb_object_agg(k, v) FROM jsonb_each(s) e(k, v) WHERE old_settings -> k IS DISTINCT FROM v), '{}');
     IF NOT was_audited THEN
         PERFORM softaudit.record_event('ENABLE', known.schema_name, known.table_name, NULL, s);
-        RAISE NOTICE 'audit: triggers softaudit_capture and softaudit_truncate added to table "%"', target;
+        RAISE NOTICE 'audit: capture triggers added to table "%"', target;
         IF key_cols = '{}' THEN
             RAISE NOTICE 'table "%" has no primary key: its changes are logged, but history() cannot find a row''s', target;
         END IF;
@@ -331,7 +331,7 @@ BEGIN
     ELSIF changed <> '{}' THEN
         PERFORM softaudit.record_event('SETTINGS', known.schema_name, known.table_name, NULL, changed);
         RAISE NOTICE 'audit: settings of table "%" changed: %', target,
-            (SELECT string_agg(format('%s = %s', k, v #>> '{}'), ', ' ORDER BY k) FROM jsonb_each(changed) e(k, v));
+            (SELECT string_agg(format('%s = %s', k, COALESCE(v #>> '{}', 'null')), ', ' ORDER BY k) FROM jsonb_each(changed) e(k, v));
     ELSE
         RAISE NOTICE 'audit: table "%" is enabled with these settings already', target;
     END IF;
@@ -357,7 +357,7 @@ BEGIN
     PERFORM softaudit.drop_triggers(target);
     UPDATE softaudit.registry r SET audit = false WHERE r.relation = target RETURNING * INTO known;
     PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL, NULL);
-    RAISE NOTICE 'audit: triggers softaudit_capture and softaudit_truncate removed from table "%"; its log stays', target;
+    RAISE NOTICE 'audit: capture triggers removed from table "%"; its log stays', target;
 END
 $$;
 COMMENT ON FUNCTION softaudit.disable_apply(regclass, boolean, boolean, boolean) IS

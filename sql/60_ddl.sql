@@ -94,7 +94,7 @@ BEGIN
              CROSS JOIN LATERAL pg_partition_tree(rel) t
               JOIN pg_class c ON c.oid = t.relid AND c.relkind <> 'f'
              WHERE a.relid <> t.relid
-               AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = 'softaudit_truncate')
+               AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = '!softaudit_truncate')
         LOOP
             SELECT * INTO known FROM softaudit.registry r WHERE r.relation = root;
             PERFORM softaudit.put_truncate_trigger(leaf, root);
@@ -108,13 +108,13 @@ BEGIN
      */
     FOR leaf IN SELECT g.tgrelid FROM pg_trigger g
                   JOIN pg_class c ON c.oid = g.tgrelid AND NOT c.relispartition
-                 WHERE g.tgname = 'softaudit_truncate' AND g.tgfoid = 'softaudit.capture()'::regprocedure
-                   AND NOT EXISTS (SELECT FROM pg_trigger r WHERE r.tgrelid = g.tgrelid AND r.tgname = 'softaudit_capture')
+                 WHERE g.tgname = '!softaudit_truncate' AND g.tgfoid = 'softaudit.capture()'::regprocedure
+                   AND NOT EXISTS (SELECT FROM pg_trigger r WHERE r.tgrelid = g.tgrelid AND r.tgname = '!softaudit_capture')
     LOOP
         SELECT r.* INTO known FROM softaudit.registry r
-          JOIN pg_trigger g ON g.tgrelid = leaf AND g.tgname = 'softaudit_truncate'
+          JOIN pg_trigger g ON g.tgrelid = leaf AND g.tgname = '!softaudit_truncate'
          WHERE r.table_id = split_part(encode(g.tgargs, 'escape'), E'\\000', 1)::integer;
-        EXECUTE format('DROP TRIGGER softaudit_truncate ON %s', leaf);
+        EXECUTE format('DROP TRIGGER "!softaudit_truncate" ON %s', leaf);
         PERFORM softaudit.record_event('DETACH', known.schema_name, known.table_name, NULL,
                                        jsonb_build_object('partition', leaf::text));
         RAISE WARNING 'table "%" is no longer a partition of "%.%" and is not audited any more', leaf, known.schema_name, known.table_name
@@ -130,12 +130,12 @@ LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 BEGIN
-    EXECUTE format('CREATE OR REPLACE TRIGGER softaudit_truncate AFTER TRUNCATE ON %s
+    EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_truncate" AFTER TRUNCATE ON %s
                     FOR EACH STATEMENT EXECUTE FUNCTION softaudit.capture(%s)', leaf,
                    (SELECT string_agg(quote_literal(a), ', ' ORDER BY ord)
                       FROM unnest(softaudit.trigger_args(root)) WITH ORDINALITY u (a, ord)));
     IF (SELECT r.replicated FROM softaudit.registry r WHERE r.relation = root) THEN
-        EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER softaudit_truncate', leaf);
+        EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER "!softaudit_truncate"', leaf);
     END IF;
 END
 $$;
@@ -202,7 +202,7 @@ SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 DECLARE
     enabled text := (SELECT string_agg(DISTINCT t.tgrelid::regclass::text, ', ') FROM pg_trigger t
-                      WHERE t.tgfoid = 'softaudit.capture()'::regprocedure AND t.tgparentid = 0 AND t.tgname = 'softaudit_capture');
+                      WHERE t.tgfoid = 'softaudit.capture()'::regprocedure AND t.tgparentid = 0 AND t.tgname = '!softaudit_capture');
     g record;
 BEGIN
     IF enabled IS NOT NULL THEN

@@ -308,6 +308,65 @@ same_jsonb(Jsonb *a, Jsonb *b)
 	return VARSIZE(a) == VARSIZE(b) && memcmp(a, b, VARSIZE(a)) == 0;
 }
 
+/* An object's pair as a JSONB value of its own, to be compared byte by byte. */
+static Jsonb *
+value_at(Jsonb *object, int i, JsonbValue *name)
+{
+	JsonbIterator *it = JsonbIteratorInit(&object->root);
+	JsonbValue	value;
+
+	JsonbIteratorNext(&it, &value, true);
+	for (int n = 0; n <= i; n++)
+	{
+		JsonbIteratorNext(&it, name, true);
+		JsonbIteratorNext(&it, &value, true);
+	}
+	return JsonbValueToJsonb(&value);
+}
+
+/*
+ * Are two key images of one table the same key?  A key column may have been renamed in
+ * between: names that both have must have the same value, the rest of the values must
+ * be the same ones.
+ */
+static bool
+same_key(Jsonb *a, Jsonb *b)
+{
+	int			n = JB_ROOT_COUNT(a);
+	bool		used[INDEX_MAX_KEYS] = {false};
+
+	if (same_jsonb(a, b))
+		return true;
+	if (JB_ROOT_COUNT(b) != n || n > INDEX_MAX_KEYS)
+		return false;
+	for (int pass = 0; pass < 2; pass++)
+		for (int i = 0; i < n; i++)
+		{
+			JsonbValue	name_a;
+			JsonbValue *same_name;
+			Jsonb	   *va = value_at(a, i, &name_a);
+			bool		matched = false;
+
+			same_name = getKeyJsonValueFromContainer(&b->root, name_a.val.string.val,
+													 name_a.val.string.len, NULL);
+			if ((same_name != NULL) != (pass == 0))
+				continue;
+			for (int j = 0; j < n && !matched; j++)
+			{
+				JsonbValue	name_b;
+				Jsonb	   *vb = value_at(b, j, &name_b);
+				bool		names_match = name_a.val.string.len == name_b.val.string.len &&
+					memcmp(name_a.val.string.val, name_b.val.string.val, name_a.val.string.len) == 0;
+
+				if (!used[j] && (names_match || pass == 1) && same_jsonb(va, vb))
+					matched = used[j] = true;
+			}
+			if (!matched)
+				return false;
+		}
+	return true;
+}
+
 /* A log row's key, and its old key if it changed; NULL where there is none. */
 static void
 keys_of_row(Reading *reading, HeapTuple tuple, TupleDesc desc, Jsonb **key, Jsonb **old_key)
@@ -337,7 +396,7 @@ add_segment(Reading *reading, Jsonb *key, int64 after, int64 before, bool back, 
 	{
 		s = lfirst(lc);
 		if (s->after <= after && s->before >= before &&
-			(s->back || !back) && (s->forward || !forward) && same_jsonb(s->key, key))
+			(s->back || !back) && (s->forward || !forward) && same_key(s->key, key))
 			return;
 	}
 	s = palloc(sizeof(Segment));
@@ -361,7 +420,7 @@ take_row(Reading *reading, const Segment *segment, HeapTuple tuple, TupleDesc de
 	if (audit_id <= segment->after || audit_id >= segment->before)
 		return;
 	keys_of_row(reading, tuple, desc, &key, &old_key);
-	if (!(key && same_jsonb(key, segment->key)) && !(old_key && same_jsonb(old_key, segment->key)))
+	if (!(key && same_key(key, segment->key)) && !(old_key && same_key(old_key, segment->key)))
 		return;
 
 	hash_search(reading->seen, &audit_id, HASH_ENTER, &seen);
@@ -380,9 +439,9 @@ take_row(Reading *reading, const Segment *segment, HeapTuple tuple, TupleDesc de
 	}
 	if (old_key == NULL)
 		return;
-	if (segment->back && same_jsonb(key, segment->key))
+	if (segment->back && same_key(key, segment->key))
 		add_segment(reading, old_key, PG_INT64_MIN, audit_id, true, false);
-	if (segment->forward && same_jsonb(old_key, segment->key))
+	if (segment->forward && same_key(old_key, segment->key))
 		add_segment(reading, key, audit_id, PG_INT64_MAX, false, true);
 }
 
@@ -399,8 +458,7 @@ scan_index(Reading *reading, Segment *segment, Relation leaf, Oid indexid, Tuple
 	index = index_open(indexid, AccessShareLock);
 	slot = table_slot_create(leaf, NULL);
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(sau_image_row_ref(reading->rel->table_id, VARDATA(segment->key),
-												VARSIZE(segment->key) - VARHDRSZ)));
+				Int64GetDatum(sau_image_row_ref(reading->rel->table_id, &segment->key->root)));
 	scan = sau_compat_index_beginscan(leaf, index, GetActiveSnapshot(), 1);
 	index_rescan(scan, &key, 1, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))

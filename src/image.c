@@ -1410,46 +1410,59 @@ sau_image_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out)
 	return true;
 }
 
+/* Read a numeric in its stored form as a whole number inside int8; false if it is none. */
+static bool
+whole_number(const char *num, Size len, uint64 *result)
+{
+	uint16		header;
+	uint16		digits[5];
+	int			ndigits = ((int) len - VARHDRSZ) / (int) sizeof(uint16) - 1;
+	int			weight;
+	uint64		u = 0;
+
+	memcpy(&header, num + VARHDRSZ, sizeof(header));
+	weight = header & 0x3F;
+	/* short format, no fraction, weight not negative */
+	if ((header & 0xC000) != 0x8000 || (header & 0x1FC0) != 0 ||
+		ndigits > weight + 1 || weight > 4 || ndigits > 5)
+		return false;
+	memcpy(digits, num + VARHDRSZ + sizeof(uint16), ndigits * sizeof(uint16));
+	for (int i = 0; i <= weight; i++)
+		u = u * 10000 + (i < ndigits ? digits[i] : 0);
+	*result = (header & 0x2000) ? -u : u;
+	return true;
+}
+
 /*
  * The number that a key is indexed by in the log: the table's id above, a digest of
  * the key below.  A single whole number is its own digest (its low half), so that
- * neighbours in the table are neighbours in the index; anything else is hashed.  Keys
- * that share a digest are told apart by readers.  A function of the key image alone.
+ * neighbours in the table are neighbours in the index; anything else is hashed.
+ *
+ * A function of the key image's values alone, not of their names or order, so that a
+ * key column may be renamed.  Keys that share a digest are told apart by readers.
  */
 int64
-sau_image_row_ref(int32 table_id, const char *key_root, Size len)
+sau_image_row_ref(int32 table_id, const JsonbContainer *key)
 {
-	uint32		words[3];
-	uint32		digest;
+	int			n = JsonContainerSize(key);
+	const char *values = (const char *) &key->children[2 * n];
+	uint32		digest = 0;
 
-	/* one pair: header, entry of the key, entry of the value */
-	memcpy(words, key_root, Min(len, sizeof(words)));
-	if ((words[0] & JB_CMASK) == 1 && (words[2] & JENTRY_TYPEMASK) == JENTRY_ISNUMERIC)
+	for (int i = n; i < 2 * n; i++)
 	{
-		const char *num = key_root + TYPEALIGN(4, sizeof(words) + JBE_OFFLENFLD(words[1]));
-		Size		numlen = key_root + len - num;
-		uint16		header;
-		uint16		digits[5];
-		int			ndigits = ((int) numlen - VARHDRSZ) / (int) sizeof(uint16) - 1;
-		int			weight;
+		JEntry		entry = key->children[i];
+		uint32		off = getJsonbOffset(key, i);
+		uint32		end = off + getJsonbLength(key, i);
+		uint64		whole;
 
-		memcpy(&header, num + VARHDRSZ, sizeof(header));
-		weight = header & 0x3F;
-		/* short format, no fraction, weight not negative, inside int8 */
-		if ((header & 0xC000) == 0x8000 && (header & 0x1FC0) == 0 &&
-			ndigits <= weight + 1 && weight < 5 && ndigits <= 5)
-		{
-			uint64		u = 0;
-
-			memcpy(digits, num + VARHDRSZ + sizeof(uint16), ndigits * sizeof(uint16));
-			for (int i = 0; i <= weight; i++)
-				u = u * 10000 + (i < ndigits ? digits[i] : 0);
-			if (header & 0x2000)
-				u = -u;
-			return (int64) (((uint64) (uint32) table_id << 32) | (uint32) u);
-		}
+		if (JBE_ISNUMERIC(entry) || JBE_ISCONTAINER(entry))
+			off = INTALIGN(off);
+		if (n == 1 && JBE_ISNUMERIC(entry) && whole_number(values + off, end - off, &whole))
+			digest = (uint32) whole;
+		else
+			digest += hash_bytes((const unsigned char *) values + off, (int) (end - off)) ^
+				((entry & JENTRY_TYPEMASK) >> 28);
 	}
-	digest = hash_bytes((const unsigned char *) key_root, (int) len);
 	return (int64) (((uint64) (uint32) table_id << 32) | digest);
 }
 
@@ -1486,8 +1499,7 @@ sau_image_slot_ref(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf 
 	sau_buf_align4(scratch);
 	start = scratch->len;
 	sau_image_key(rel, relation, slot, scratch);
-	ref = sau_image_row_ref(rel->table_id, scratch->data + start + VARHDRSZ,
-							scratch->len - start - VARHDRSZ);
+	ref = sau_image_row_ref(rel->table_id, (JsonbContainer *) (scratch->data + start + VARHDRSZ));
 	scratch->len = before;
 	return ref;
 }

@@ -220,7 +220,7 @@ sau_registry_trigger(Relation relation)
 		Trigger    *trigger = &desc->triggers[i];
 
 		if (TRIGGER_FOR_ROW(trigger->tgtype) &&
-			strcmp(trigger->tgname, "softaudit_capture") == 0 &&
+			strcmp(trigger->tgname, SAU_CAPTURE_TRIGGER) == 0 &&
 			get_func_namespace(trigger->tgfoid) == sau_registry_schema(true))
 			return trigger;
 	}

@@ -25,6 +25,12 @@
 /* The schema that the control file names. */
 #define SAU_SCHEMA "softaudit"
 
+/*
+ * The row trigger's name.  AFTER triggers fire in the order of their names: this one
+ * comes before the user's, so that what those change in turn is logged after.
+ */
+#define SAU_CAPTURE_TRIGGER "!softaudit_capture"
+
 /* Version of the SQL objects this library serves; the control file holds the same. */
 #define SAU_SQL_VERSION "1.0"
 
@@ -170,7 +176,7 @@ extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values
 extern void sau_image_full(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
 extern void sau_image_some(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *wanted, SauBuf *out);
 extern bool sau_image_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
-extern int64 sau_image_row_ref(int32 table_id, const char *key_root, Size len);
+extern int64 sau_image_row_ref(int32 table_id, const JsonbContainer *key);
 extern int64 sau_image_slot_ref(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *scratch);
 extern bool sau_image_holds_key(SauRel *rel, Relation relation);
 extern bool sau_image_has_key(SauRel *rel, Relation relation);
