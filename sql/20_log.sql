@@ -267,7 +267,8 @@ BEGIN
     EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', leaf);
     PERFORM softaudit.guard_relation(leaf);
     IF lower_bound IS NOT NULL THEN
-        -- what ATTACH would scan the table for
+        -- no writer may add to the range while its rows move; ATTACH takes this lock, too
+        EXECUTE format('LOCK TABLE softaudit.%I IN ACCESS EXCLUSIVE MODE', 'log_g' || group_id || '_default');
         EXECUTE format('INSERT INTO %s SELECT * FROM softaudit.%I WHERE changed_at >= %L AND changed_at < %L',
                        leaf, 'log_g' || group_id || '_default', lower_bound, upper_bound);
         EXECUTE format('DELETE FROM softaudit.%I WHERE changed_at >= %L AND changed_at < %L',

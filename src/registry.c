@@ -23,7 +23,6 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "softaudit.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -160,28 +159,60 @@ sau_registry_relid(const char *name, bool missing_ok)
 	return named_rels[i].relid;
 }
 
+/* Read the extension's row: its owner, and whether its version is one that this library serves. */
+static void
+read_extension(Oid *owner, char **version)
+{
+	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum(SAU_SCHEMA));
+	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"%s\" is not installed in this database", SAU_SCHEMA),
+				 errhint("Run CREATE EXTENSION softaudit.")));
+	*owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	*version = TextDatumGetCString(heap_getattr(tuple, Anum_pg_extension_extversion,
+												RelationGetDescr(rel), &isnull));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+}
+
 /* The role that owns the extension and so the log. */
 Oid
 sau_registry_owner(void)
 {
-	Oid			extoid = get_extension_oid(SAU_SCHEMA, false);
-	Relation	rel;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
 	Oid			owner;
+	char	   *version;
 
-	rel = table_open(ExtensionRelationId, AccessShareLock);
-	ScanKeyInit(&key, Anum_pg_extension_oid, BTEqualStrategyNumber, F_OIDEQ,
-				ObjectIdGetDatum(extoid));
-	scan = systable_beginscan(rel, ExtensionOidIndexId, true, NULL, 1, &key);
-	tuple = systable_getnext(scan);
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "extension \"%s\" not found", SAU_SCHEMA);
-	owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
+	read_extension(&owner, &version);
 	return owner;
+}
+
+/*
+ * Refuse to work on SQL objects of a version that this library does not know.  A row
+ * written in another layout could not be read back.
+ */
+static void
+check_version(void)
+{
+	Oid			owner;
+	char	   *version;
+
+	read_extension(&owner, &version);
+	if (strcmp(version, SAU_SQL_VERSION) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the softaudit library serves version %s of the extension, but version %s is installed",
+						SAU_SQL_VERSION, version),
+				 errhint("Install the library that belongs to the extension and reconnect, or run ALTER EXTENSION softaudit UPDATE.")));
 }
 
 /*
@@ -425,6 +456,7 @@ build_rel(Relation relation, Trigger *trigger)
 	Relation	root = NULL;
 	bool		shape_ok;
 
+	check_version();
 	MemoryContextCopyAndSetIdentifier(cxt, RelationGetRelationName(relation));
 	rel->cxt = cxt;
 	rel->relid = relid;

@@ -125,9 +125,11 @@ softaudit_maintain_step(PG_FUNCTION_ARGS)
 {
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {PG_GETARG_DATUM(0)};
-	Oid			maintain = LookupFuncName(list_make2(makeString(SAU_SCHEMA), makeString("maintain")),
-										  0, NULL, false);
+	ObjectWithArgs *name = makeNode(ObjectWithArgs);
+	Oid			maintain;
 
+	name->objname = list_make2(makeString(SAU_SCHEMA), makeString("maintain"));
+	maintain = LookupFuncWithArgs(OBJECT_PROCEDURE, name, false);
 	if (!sau_compat_may_execute(maintain, GetUserId()))
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_PROCEDURE, "maintain");
 	PG_RETURN_INT64(sau_owner_run("SELECT softaudit.maintain_step_apply($1)",
