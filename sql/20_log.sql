@@ -21,6 +21,19 @@ $$;
 COMMENT ON FUNCTION softaudit.guard_relation(regclass) IS
 'puts the append-only guards on a relation of the log';
 
+CREATE FUNCTION softaudit.unguarded() RETURNS SETOF regclass
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.oid::regclass FROM pg_class c
+     WHERE c.relnamespace = 'softaudit'::regnamespace AND c.relkind IN ('r', 'p')
+       AND c.relname ~ '^(log|events|log_sessions|log_secret|log_g[0-9]+(_[0-9a-z]+)?)$'
+       AND (SELECT count(*) FROM pg_trigger t
+             WHERE t.tgrelid = c.oid AND t.tgfoid = 'softaudit.guard()'::regprocedure
+               AND (t.tgname = 'softaudit_guard' AND t.tgenabled = 'A' OR t.tgname = 'softaudit_guard_insert' AND t.tgenabled IN ('O', 'A'))) < 2
+$$;
+COMMENT ON FUNCTION softaudit.unguarded() IS
+'relations of the log whose append-only guards are missing or disabled';
+
 CREATE FUNCTION softaudit.ensure_log() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -28,6 +41,9 @@ SET client_min_messages = warning AS $$
 DECLARE
     rel regclass;
 BEGIN
+    IF to_regclass('softaudit.changes') IS NOT NULL AND NOT EXISTS (SELECT FROM softaudit.unguarded()) THEN
+        RETURN;
+    END IF;
     -- one at a time, or two first calls would both create; CREATE ... IF NOT EXISTS would not do in CREATE EXTENSION
     PERFORM pg_advisory_xact_lock(hashtextextended('softaudit.ensure_log', 0));
 
@@ -40,9 +56,9 @@ BEGIN
             keep_log interval,
             created_at timestamptz NOT NULL DEFAULT now()
         );
+        COMMENT ON TABLE softaudit.log_groups IS
+            'log groups: tables of one group share log partitions and their retention';
     END IF;
-    COMMENT ON TABLE softaudit.log_groups IS
-        'log groups: tables of one group share log partitions and their retention';
 
     IF to_regclass('softaudit.registry') IS NULL THEN
         CREATE TABLE softaudit.registry (
@@ -69,9 +85,9 @@ BEGIN
             enabled_at timestamptz NOT NULL DEFAULT now(),
             dropped_at timestamptz
         );
+        COMMENT ON TABLE softaudit.registry IS
+            'every table that was ever enabled, with its stable id and settings; relation is NULL once it was dropped';
     END IF;
-    COMMENT ON TABLE softaudit.registry IS
-        'every table that was ever enabled, with its stable id and settings; relation is NULL once it was dropped';
 
     IF to_regclass('softaudit.log_session_id_seq') IS NULL THEN
         CREATE SEQUENCE softaudit.log_session_id_seq;
@@ -88,19 +104,17 @@ BEGIN
             context jsonb,
             origin text
         );
+        COMMENT ON TABLE softaudit.log_sessions IS
+            'what many log rows share: session user, application, client, context, replication origin';
     END IF;
-    COMMENT ON TABLE softaudit.log_sessions IS
-        'what many log rows share: session user, application, client, context, replication origin';
 
     IF to_regclass('softaudit.log_secret') IS NULL THEN
         CREATE TABLE softaudit.log_secret (secret bytea NOT NULL);
-    END IF;
-    IF NOT EXISTS (SELECT FROM softaudit.log_secret) THEN
         INSERT INTO softaudit.log_secret
         SELECT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+        COMMENT ON TABLE softaudit.log_secret IS
+            'key of the digests that stand for redacted values; keep it as secret as the values';
     END IF;
-    COMMENT ON TABLE softaudit.log_secret IS
-        'key of the digests that stand for redacted values; keep it as secret as the values';
 
     -- a value stands for a block of 16 ids: log.c, IDS_PER_BLOCK
     IF to_regclass('softaudit.log_audit_id_seq') IS NULL THEN
@@ -150,9 +164,9 @@ BEGIN
             reason text,
             details jsonb
         );
+        COMMENT ON TABLE softaudit.events IS
+            'what was done to the audit itself; append-only, outside retention';
     END IF;
-    COMMENT ON TABLE softaudit.events IS
-        'what was done to the audit itself; append-only, outside retention';
 
     IF to_regclass('softaudit.changes') IS NULL THEN
         CREATE VIEW softaudit.changes AS
@@ -171,12 +185,7 @@ BEGIN
             'the log with table names, row keys, changed columns and session facts';
     END IF;
 
-    FOR rel IN SELECT c.oid::regclass FROM pg_class c
-                WHERE c.relnamespace = 'softaudit'::regnamespace AND c.relkind IN ('r', 'p')
-                  AND c.relname ~ '^(log|events|log_sessions|log_secret|log_g[0-9]+(_[0-9a-z]+)?)$'
-                  AND (SELECT count(*) FROM pg_trigger t
-                        WHERE t.tgrelid = c.oid AND t.tgfoid = 'softaudit.guard()'::regprocedure) < 2
-    LOOP
+    FOR rel IN SELECT u FROM softaudit.unguarded() u LOOP
         PERFORM softaudit.guard_relation(rel);
     END LOOP;
 END
@@ -284,6 +293,17 @@ $$;
 COMMENT ON FUNCTION softaudit.create_leaf(integer, name, timestamptz, timestamptz) IS
 'makes a leaf of a log group for a range, with the rows of that range that the default leaf took in; bounds of NULL make the default leaf';
 
+CREATE FUNCTION softaudit.is_ahead(group_id integer) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(bool_or(b.lower_bound <= now() AND b.upper_bound > now()) AND max(b.upper_bound) > now() + g.partition_by, false)
+      FROM softaudit.log_groups g CROSS JOIN LATERAL softaudit.partition_bounds(g.group_id) b
+     WHERE g.group_id = is_ahead.group_id
+     GROUP BY g.partition_by
+$$;
+COMMENT ON FUNCTION softaudit.is_ahead(integer) IS
+'whether a log group has a leaf for now and one for what follows';
+
 CREATE FUNCTION softaudit.create_ahead(group_id integer, max_moved bigint) RETURNS bigint
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -370,6 +390,13 @@ BEGIN
      WHERE CASE WHEN name_given IS NULL THEN NOT l.is_named AND l.partition_by::text = step::text AND l.keep_log::text IS NOT DISTINCT FROM keep::text
                 ELSE l.is_named AND l.group_name = name_given END;
     IF NOT FOUND THEN
+        -- two sessions may want the same new group
+        PERFORM pg_advisory_xact_lock(hashtextextended('softaudit.ensure_log', 0));
+        SELECT * INTO g FROM softaudit.log_groups l
+         WHERE CASE WHEN name_given IS NULL THEN NOT l.is_named AND l.partition_by::text = step::text AND l.keep_log::text IS NOT DISTINCT FROM keep::text
+                    ELSE l.is_named AND l.group_name = name_given END;
+    END IF;
+    IF g.group_id IS NULL THEN
         INSERT INTO softaudit.log_groups (group_name, is_named, partition_by, keep_log)
         VALUES (label, name_given IS NOT NULL, step, keep)
         RETURNING * INTO g;
@@ -380,7 +407,10 @@ BEGIN
     ELSIF g.partition_by::text <> step::text OR g.keep_log::text IS DISTINCT FROM keep::text THEN
         UPDATE softaudit.log_groups l SET partition_by = step, keep_log = keep WHERE l.group_id = g.group_id;
     END IF;
-    PERFORM softaudit.create_ahead(g.group_id, NULL);
+    IF NOT softaudit.is_ahead(g.group_id) THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended('softaudit.maintain', g.group_id));
+        PERFORM softaudit.create_ahead(g.group_id, NULL);
+    END IF;
     RETURN g.group_id;
 END
 $$;

@@ -128,7 +128,16 @@ CREATE FUNCTION softaudit.key_of(target regclass, OUT key_columns name[], OUT ke
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT COALESCE(array_agg(a.attname ORDER BY k.ord), '{}'),
-           COALESCE(array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY k.ord), '{}')
+           -- by a type of PostgreSQL's own: history_of() casts to it, and must run nobody's code
+           COALESCE(array_agg((WITH RECURSIVE base (oid, typtype, typbasetype, typtypmod, nsp) AS (
+                                   SELECT t.oid, t.typtype, t.typbasetype, a.atttypmod, t.typnamespace
+                                     FROM pg_type t WHERE t.oid = a.atttypid
+                                   UNION ALL
+                                   SELECT t.oid, t.typtype, t.typbasetype, CASE WHEN b.typtypmod = -1 THEN d.typtypmod ELSE b.typtypmod END, t.typnamespace
+                                     FROM base b JOIN pg_type d ON d.oid = b.oid JOIN pg_type t ON t.oid = b.typbasetype
+                                    WHERE b.typtype = 'd')
+                               SELECT CASE WHEN nsp = 'pg_catalog'::regnamespace THEN format_type(oid, typtypmod) ELSE 'text' END
+                                 FROM base WHERE typtype <> 'd') ORDER BY k.ord), '{}')
       FROM pg_index i
      CROSS JOIN LATERAL unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k (attnum, ord)
       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum

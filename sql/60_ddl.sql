@@ -110,6 +110,8 @@ BEGIN
                   JOIN pg_class c ON c.oid = g.tgrelid AND NOT c.relispartition
                  WHERE g.tgname = '!softaudit_truncate' AND g.tgfoid = 'softaudit.capture()'::regprocedure
                    AND NOT EXISTS (SELECT FROM pg_trigger r WHERE r.tgrelid = g.tgrelid AND r.tgname = '!softaudit_capture')
+                   -- a parallel restore may make the one trigger of a table before the other
+                   AND NOT EXISTS (SELECT FROM softaudit.registry r WHERE r.relation = g.tgrelid)
     LOOP
         SELECT r.* INTO known FROM softaudit.registry r
           JOIN pg_trigger g ON g.tgrelid = leaf AND g.tgname = '!softaudit_truncate'
@@ -153,6 +155,7 @@ BEGIN
     SELECT d.object_type || ' ' || d.object_identity INTO lost
       FROM pg_event_trigger_dropped_objects() d
      WHERE d.schema_name = 'softaudit' AND d.object_type IN ('table', 'sequence', 'view', 'table column')
+           OR d.schema_name = 'softaudit' AND d.object_type = 'index' AND d.object_name ~ 'row_ref_idx'
            OR d.object_type = 'trigger' AND d.object_name IS NULL AND d.object_identity ~ '^softaudit_guard.* on softaudit\.'
      LIMIT 1;
     IF lost IS NOT NULL THEN

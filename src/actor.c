@@ -71,7 +71,8 @@ sau_actor_name(void)
 {
 	if (sau_guc_actor_setting && *sau_guc_actor_setting)
 	{
-		const char *name = GetConfigOption(sau_guc_actor_setting, true, false);
+		/* raises for a setting that the user may not read */
+		const char *name = GetConfigOption(sau_guc_actor_setting, true, true);
 
 		if (name && *name)
 			return name;

@@ -85,6 +85,19 @@ assign_context(const char *newval, void *extra)
 	sau_guc_context_generation++;
 }
 
+/* Only a custom setting, whose name has a dot, may say who acts; empty for none. */
+static bool
+check_actor_setting(char **newval, void **extra, GucSource source)
+{
+	if (**newval != '\0' && strchr(*newval, '.') == NULL)
+	{
+		GUC_check_errdetail("\"%s\" is not the name of a custom setting.", *newval);
+		GUC_check_errhint("Name one with a dot in it, for example app.current_user.");
+		return false;
+	}
+	return true;
+}
+
 /* Define the settings; called once when the library is loaded. */
 void
 sau_guc_init(void)
@@ -95,7 +108,7 @@ sau_guc_init(void)
 							   &sau_guc_actor_setting,
 							   "app.current_user",
 							   PGC_USERSET, 0,
-							   NULL, NULL, NULL);
+							   check_actor_setting, NULL, NULL);
 	DefineCustomStringVariable("softaudit.context",
 							   "A JSON object kept with the changes of a transaction.",
 							   NULL,

@@ -129,11 +129,14 @@ static void
 put_key_value(Relation relation, AttrNumber attno, char *text, TupleTableSlot *slot)
 {
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), attno - 1);
+	int32		typmod = att->atttypmod;
+	Oid			base = getBaseTypeAndTypmod(att->atttypid, &typmod);
 	Oid			infunc;
 	Oid			ioparam;
 
-	getTypeInputInfo(att->atttypid, &infunc, &ioparam);
-	slot->tts_values[attno - 1] = OidInputFunctionCall(infunc, text, ioparam, att->atttypmod);
+	/* The base type's: a domain's checks are its owner's code, and would run as the caller. */
+	getTypeInputInfo(base, &infunc, &ioparam);
+	slot->tts_values[attno - 1] = OidInputFunctionCall(infunc, text, ioparam, typmod);
 	slot->tts_isnull[attno - 1] = false;
 }
 
