@@ -73,6 +73,7 @@ DECLARE
     root oid;
     known softaudit.registry%ROWTYPE;
     leaf regclass;
+    owner_id integer;
 BEGIN
     FOR rel IN SELECT DISTINCT COALESCE(a.attrelid, c.objid)
                  FROM pg_event_trigger_ddl_commands() c
@@ -103,20 +104,22 @@ BEGIN
         END LOOP;
     END LOOP;
     /*
-     * A partition that left: the row trigger went with DETACH, the TRUNCATE trigger is
-     * still there and tells of it.
+     * A partition that left, with what is below it: the row triggers went with DETACH,
+     * the TRUNCATE triggers are still there and tell of it.
      */
-    FOR leaf IN SELECT g.tgrelid FROM pg_trigger g
-                  JOIN pg_class c ON c.oid = g.tgrelid AND NOT c.relispartition
-                 WHERE g.tgname = '!softaudit_truncate' AND g.tgfoid = 'softaudit.capture()'::regprocedure
-                   AND NOT EXISTS (SELECT FROM pg_trigger r WHERE r.tgrelid = g.tgrelid AND r.tgname = '!softaudit_capture')
-                   -- a parallel restore may make the one trigger of a table before the other
-                   AND NOT EXISTS (SELECT FROM softaudit.registry r WHERE r.relation = g.tgrelid)
+    FOR leaf, owner_id IN
+        SELECT g.tgrelid, r.table_id
+          FROM pg_trigger g
+          JOIN softaudit.registry r ON r.table_id = split_part(encode(g.tgargs, 'escape'), E'\\000', 1)::integer
+         WHERE g.tgname = '!softaudit_truncate' AND g.tgfoid = 'softaudit.capture()'::regprocedure
+           AND NOT EXISTS (SELECT FROM pg_trigger c WHERE c.tgrelid = g.tgrelid AND c.tgname = '!softaudit_capture')
+           -- a parallel restore may make the one trigger of a table before the other
+           AND r.relation <> g.tgrelid
+           AND NOT EXISTS (SELECT FROM pg_partition_ancestors(g.tgrelid) a WHERE a.relid = r.relation)
     LOOP
-        SELECT r.* INTO known FROM softaudit.registry r
-          JOIN pg_trigger g ON g.tgrelid = leaf AND g.tgname = '!softaudit_truncate'
-         WHERE r.table_id = split_part(encode(g.tgargs, 'escape'), E'\\000', 1)::integer;
         EXECUTE format('DROP TRIGGER "!softaudit_truncate" ON %s', leaf);
+        CONTINUE WHEN (SELECT c.relispartition FROM pg_class c WHERE c.oid = leaf);
+        SELECT * INTO known FROM softaudit.registry r WHERE r.table_id = owner_id;
         PERFORM softaudit.record_event('DETACH', known.schema_name, known.table_name, NULL,
                                        jsonb_build_object('partition', leaf::text));
         RAISE WARNING 'table "%" is no longer a partition of "%.%" and is not audited any more', leaf, known.schema_name, known.table_name
@@ -180,6 +183,24 @@ END
 $$;
 COMMENT ON FUNCTION softaudit.after_drop() IS
 'acts on dropped objects that concern audited tables or the log';
+
+CREATE FUNCTION softaudit.before_drop_partition(leaf regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+BEGIN
+    SELECT r.* INTO known FROM softaudit.registry r
+      JOIN pg_partition_ancestors(leaf) a ON a.relid = r.relation
+     WHERE r.audit AND r.relation <> leaf LIMIT 1;
+    IF FOUND THEN
+        PERFORM softaudit.record_event('DROP', known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('partition', leaf::text));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.before_drop_partition(regclass) IS
+'records that a partition of an audited table is dropped: its rows go, and no row trigger fires';
 
 CREATE FUNCTION softaudit.before_rewrite() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE

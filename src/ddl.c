@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
 #include "nodes/parsenodes.h"
@@ -99,6 +100,19 @@ check_alter_log(AlterTableStmt *stmt)
 	}
 }
 
+/* Record the drop of a partition while it can still be told whose it is. */
+static void
+note_partition_drop(RangeVar *rv)
+{
+	Oid			relid = RangeVarGetRelid(rv, NoLock, true);
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (OidIsValid(relid) && get_rel_relispartition(relid) &&
+		sau_compat_owns_relation(relid, GetUserId()))
+		sau_owner_run("SELECT softaudit.before_drop_partition($1::pg_catalog.regclass)", 1, types, values, " ");
+}
+
 PG_FUNCTION_INFO_V1(softaudit_ddl_start);
 
 /* ddl_command_start: refuse what would change or unguard the log. */
@@ -139,7 +153,12 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 				DropStmt   *stmt = (DropStmt *) tree;
 				ListCell   *lc;
 
-				if (stmt->removeType == OBJECT_SCHEMA)
+				if (stmt->removeType == OBJECT_TABLE)
+				{
+					foreach(lc, stmt->objects)
+						note_partition_drop(makeRangeVarFromNameList((List *) lfirst(lc)));
+				}
+				else if (stmt->removeType == OBJECT_SCHEMA)
 				{
 					foreach(lc, stmt->objects)
 						if (strcmp(strVal(lfirst(lc)), SAU_SCHEMA) == 0)

@@ -324,6 +324,15 @@ pins_of(Oid typid)
 	return PIN_ALL;
 }
 
+static bool
+has_json_cast(Oid typid)
+{
+	Oid			castfunc;
+
+	return typid >= FirstNormalObjectId &&
+		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT, &castfunc) == COERCION_PATH_FUNC;
+}
+
 /*
  * May to_jsonb() raise for a value of this type?  json may hold what JSONB does
  * not; a type that is not built in may raise for reasons of its own.
@@ -341,16 +350,7 @@ may_refuse(Oid typid)
 		return may_refuse(elem);
 	if (typid < FirstNormalObjectId)
 		return false;
-	return get_typtype(typid) != TYPTYPE_ENUM;
-}
-
-static bool
-has_json_cast(Oid typid)
-{
-	Oid			castfunc;
-
-	return typid >= FirstNormalObjectId &&
-		find_coercion_pathway(JSONOID, typid, COERCION_EXPLICIT, &castfunc) == COERCION_PATH_FUNC;
+	return get_typtype(typid) != TYPTYPE_ENUM || has_json_cast(typid);
 }
 
 static void
@@ -1087,7 +1087,7 @@ put_text(SauBuf *out, Codec *codec, Datum value)
 	struct varlena *v = (struct varlena *) DatumGetPointer(value);
 	JEntry		entry;
 
-	if (unlikely(VARATT_IS_EXTENDED(v) && !VARATT_IS_SHORT(v)))
+	if (unlikely(VARATT_IS_EXTERNAL(v) || VARATT_IS_COMPRESSED(v)))
 	{
 		if (toast_raw_datum_size(value) - VARHDRSZ > JENTRY_OFFLENMASK)
 			return put_unrepresentable(out, codec, value);

@@ -90,6 +90,7 @@ static Size row_start;
 static Size field_unaligned;
 static Size field_start;
 static LogRow current;
+static bool laying_down = false;	/* a row is begun and not ended */
 
 /* Nesting of the statements that our hooks see. */
 static int	statement_depth = 0;
@@ -178,13 +179,17 @@ sau_log_begin(SauRel *rel, SauOperation op, bool is_plain)
 	int64		changed_at;
 	int64		xid;
 
-	if (flushing)
-		elog(ERROR, "an audited table was changed by a function that runs inside the audit log's own insert");
+	if (flushing || laying_down)
+		ereport(ERROR,
+				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+				 errmsg("an audited table was changed while a change was being logged"),
+				 errhint("A cast to json, an output function or an index expression must not write.")));
 	if (n_waiting >= MAX_ROWS || waiting_bytes >= MAX_BYTES)
 		sau_log_flush();
 	if (actor_activity != activity || n_rows == 0)
 		refresh_actor();
 
+	laying_down = true;
 	memset(&current, 0, sizeof(current));
 	current.cid = GetCurrentCommandId(true);
 	current.sub = GetCurrentSubTransactionId();
@@ -338,6 +343,7 @@ sau_log_end(void)
 	sau_buf_reserve(&arena, MAXIMUM_ALIGNOF);
 	memset(arena.data + arena.len, 0, MAXALIGN(arena.len) - arena.len);
 	arena.len = MAXALIGN(arena.len);
+	laying_down = false;
 }
 
 /* ---- the way into the leaf ---- */
@@ -575,6 +581,9 @@ trim(void)
 	while (n_rows > 0 && !rows[n_rows - 1].waiting &&
 		   rows[n_rows - 1].flushed_in == InvalidSubTransactionId)
 		n_rows--;
+	/* a subtransaction of image.c may end amid a row: its bytes stay where they are */
+	if (laying_down)
+		return;
 	if (n_rows == 0)
 	{
 		arena.len = 0;
@@ -700,6 +709,7 @@ sau_log_xact_end(void)
 	n_rows = n_waiting = 0;
 	waiting_bytes = 0;
 	flushing = false;
+	laying_down = false;
 	activity++;
 	disown_slots();
 	trim();
@@ -711,6 +721,8 @@ sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId paren
 {
 	if (!committed)
 	{
+		if (current.sub >= sub)
+			laying_down = false;
 		flushing = false;
 		activity++;
 		disown_slots();
