@@ -270,12 +270,9 @@ BEGIN
      * them over, one that gives others changes them for the group.
      */
     IF s ->> 'log_group' IS NOT NULL AND (is_new OR given ? 'log_group') THEN
-        SELECT s || jsonb_build_object('partition_by', COALESCE(given -> 'partition_by', to_jsonb(g.partition_by)),
-                                       'keep_log', COALESCE(given -> 'keep_log', to_jsonb(g.keep_log)))
-          INTO s
-          FROM (SELECT s) one LEFT JOIN softaudit.log_groups g ON g.is_named AND g.group_name = s ->> 'log_group'
-         WHERE g.group_id IS NOT NULL
-        UNION ALL SELECT s WHERE NOT EXISTS (SELECT FROM softaudit.log_groups g WHERE g.is_named AND g.group_name = s ->> 'log_group');
+        s := s || COALESCE((SELECT jsonb_build_object('partition_by', COALESCE(given -> 'partition_by', to_jsonb(g.partition_by)),
+                                                      'keep_log', COALESCE(given -> 'keep_log', to_jsonb(g.keep_log)))
+                              FROM softaudit.log_groups g WHERE g.is_named AND g.group_name = s ->> 'log_group'), '{}');
         IF EXISTS (SELECT FROM softaudit.log_groups g WHERE NOT g.is_named AND g.group_name = s ->> 'log_group') THEN
             RAISE EXCEPTION 'log group "%" is not a named one', s ->> 'log_group'
                 USING ERRCODE = 'invalid_parameter_value',

@@ -147,13 +147,11 @@ $$;
 COMMENT ON FUNCTION softaudit.put_truncate_trigger(regclass, regclass) IS
 'gives a new partition the TRUNCATE trigger of its root';
 
-CREATE FUNCTION softaudit.after_drop() RETURNS void
+CREATE FUNCTION softaudit.check_drop() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     lost text;
-    known softaudit.registry%ROWTYPE;
-    parent regclass;
 BEGIN
     SELECT d.object_type || ' ' || d.object_identity INTO lost
       FROM pg_event_trigger_dropped_objects() d
@@ -166,6 +164,18 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Retention drops log partitions. To give the log up for good, DROP EXTENSION softaudit CASCADE first.';
     END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.check_drop() IS
+'raises if a command dropped what the log is made of';
+
+CREATE FUNCTION softaudit.after_drop() RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+    parent regclass;
+BEGIN
     FOR known IN SELECT r.* FROM softaudit.registry r
                    JOIN pg_event_trigger_dropped_objects() d ON d.classid = 'pg_class'::regclass AND d.objid = r.relation AND d.objsubid = 0
     LOOP

@@ -25,7 +25,6 @@
 #include "commands/sequence.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "replication/origin.h"
 #include "softaudit.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -54,7 +53,7 @@ typedef struct CurrentSession
 	SubTransactionId sub;		/* wrote it, while the transaction is open; then invalid */
 	int64		id;
 	Oid			user;
-	RepOriginId origin;
+	uint16		origin;			/* replication origin, as PostgreSQL numbers them */
 	uint64		context_generation;
 	char		application_name[NAMEDATALEN];
 } CurrentSession;
@@ -125,7 +124,7 @@ write_session(void)
 
 	session.id = nextval_internal(own_relation("log_session_id_seq"), false);
 	session.user = GetSessionUserId();
-	session.origin = replorigin_session_origin;
+	session.origin = sau_compat_session_origin();
 	session.context_generation = sau_guc_context_generation;
 	strlcpy(session.application_name, application_name ? application_name : "", NAMEDATALEN);
 
@@ -142,7 +141,7 @@ write_session(void)
 	else
 		nulls[SESSION_CONTEXT - 1] = true;
 	nulls[SESSION_ORIGIN - 1] = true;
-	if (session.origin != InvalidRepOriginId && session.origin != DoNotReplicateId)
+	if (session.origin != InvalidReplOriginId && session.origin != DoNotReplicateId)
 	{
 		char	   *name;
 
@@ -198,7 +197,7 @@ sau_actor_session(void)
 {
 	if (!session.written ||
 		session.user != GetSessionUserId() ||
-		session.origin != replorigin_session_origin ||
+		session.origin != sau_compat_session_origin() ||
 		session.context_generation != sau_guc_context_generation ||
 		strcmp(session.application_name, application_name ? application_name : "") != 0)
 	{

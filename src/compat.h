@@ -10,13 +10,16 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/tableam.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "replication/origin.h"
 #include "utils/acl.h"
+#include "utils/jsonb.h"
 #include "utils/rel.h"
 
 #if PG_VERSION_NUM < 150000
@@ -57,12 +60,29 @@ sau_compat_index_insert_done(Relation index, struct IndexInfo *info)
 static inline struct IndexScanDescData *
 sau_compat_index_beginscan(Relation heap, Relation index, struct SnapshotData *snapshot, int nkeys)
 {
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0, SO_NONE);
+#elif PG_VERSION_NUM >= 180000
 	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
 #else
 	return index_beginscan(heap, index, snapshot, nkeys, 0);
 #endif
 }
+
+/* 19 renamed what tells where a change was replicated from. */
+static inline uint16
+sau_compat_session_origin(void)
+{
+#if PG_VERSION_NUM >= 190000
+	return replorigin_xact_state.origin;
+#else
+	return replorigin_session_origin;
+#endif
+}
+
+#if PG_VERSION_NUM < 190000
+#define InvalidReplOriginId InvalidRepOriginId
+#endif
 
 /* 18 has generated columns that are computed when they are read. */
 #if PG_VERSION_NUM >= 180000
@@ -98,5 +118,26 @@ typedef JsonParseErrorType SauJsonActionResult;
 typedef void SauJsonActionResult;
 #define SAU_JSON_ACTION_RETURN return
 #endif
+
+/* 19 keeps the result of building a JSONB value in the state. */
+#if PG_VERSION_NUM >= 190000
+typedef JsonbInState SauJsonbState;
+#else
+typedef struct SauJsonbState
+{
+	JsonbParseState *parseState;
+	JsonbValue *result;
+} SauJsonbState;
+#endif
+
+static inline void
+sau_compat_push_jsonb(SauJsonbState *state, JsonbIteratorToken token, JsonbValue *value)
+{
+#if PG_VERSION_NUM >= 190000
+	pushJsonbValue(state, token, value);
+#else
+	state->result = pushJsonbValue(&state->parseState, token, value);
+#endif
+}
 
 #endif							/* SOFTAUDIT_COMPAT_H */

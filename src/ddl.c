@@ -153,10 +153,18 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 				DropStmt   *stmt = (DropStmt *) tree;
 				ListCell   *lc;
 
-				if (stmt->removeType == OBJECT_TABLE)
+				if (stmt->removeType == OBJECT_TABLE || stmt->removeType == OBJECT_VIEW ||
+					stmt->removeType == OBJECT_SEQUENCE)
 				{
 					foreach(lc, stmt->objects)
-						note_partition_drop(makeRangeVarFromNameList((List *) lfirst(lc)));
+					{
+						RangeVar   *rv = makeRangeVarFromNameList((List *) lfirst(lc));
+
+						if (is_ours(rv))
+							refuse("DROP");
+						if (stmt->removeType == OBJECT_TABLE)
+							note_partition_drop(rv);
+					}
 				}
 				else if (stmt->removeType == OBJECT_SCHEMA)
 				{
@@ -221,6 +229,9 @@ Datum
 softaudit_sql_drop(PG_FUNCTION_ARGS)
 {
 	event_data(fcinfo);
+	/* first of all: the registry itself may be what was dropped */
+	if (!sau_registry_is_internal() && OidIsValid(sau_registry_schema(true)))
+		run("SELECT softaudit.check_drop()");
 	if (!is_idle())
 		run("SELECT softaudit.after_drop()");
 	return (Datum) 0;

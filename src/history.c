@@ -35,6 +35,7 @@
 #include "utils/memutils.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 /* Columns of softaudit.changes, in the order of the SQL script. */
 enum ChangesAttr
@@ -284,13 +285,13 @@ get_jsonb(HeapTuple tuple, TupleDesc desc, int attno)
 static Jsonb *
 key_from_image(Jsonb *image, char **names, int n)
 {
-	JsonbParseState *state = NULL;
+	SauJsonbState state = {0};
 	JsonbValue *found;
 	JsonbValue	name;
 
 	if (image == NULL || n == 0 || !JB_ROOT_IS_OBJECT(image))
 		return NULL;
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	sau_compat_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < n; i++)
 	{
 		found = getKeyJsonValueFromContainer(&image->root, names[i], strlen(names[i]), NULL);
@@ -299,10 +300,11 @@ key_from_image(Jsonb *image, char **names, int n)
 		name.type = jbvString;
 		name.val.string.val = names[i];
 		name.val.string.len = strlen(names[i]);
-		pushJsonbValue(&state, WJB_KEY, &name);
-		pushJsonbValue(&state, WJB_VALUE, found);
+		sau_compat_push_jsonb(&state, WJB_KEY, &name);
+		sau_compat_push_jsonb(&state, WJB_VALUE, found);
 	}
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	sau_compat_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 static bool

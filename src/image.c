@@ -51,7 +51,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
-#include "utils/pg_locale.h"
 #include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -165,7 +164,7 @@ settings_off(int pins)
 		off |= PIN_BYTEA;
 	if ((pins & PIN_FLOAT) && extra_float_digits != 1)
 		off |= PIN_FLOAT;
-	if ((pins & PIN_MONEY) && strcmp(locale_monetary, "C") != 0)
+	if ((pins & PIN_MONEY) && strcmp(GetConfigOption("lc_monetary", false, false), "C") != 0)
 		off |= PIN_MONEY;
 	if ((pins & PIN_PATH) &&
 		(strcmp(namespace_search_path, "pg_catalog") != 0 || quote_all_identifiers))
@@ -903,14 +902,14 @@ hex_of(const uint8 *bytes, int n, char *hex)
 }
 
 static void
-push_text(JsonbParseState **state, JsonbIteratorToken token, const char *s)
+push_text(SauJsonbState *state, JsonbIteratorToken token, const char *s)
 {
 	JsonbValue	v;
 
 	v.type = jbvString;
 	v.val.string.val = (char *) s;
 	v.val.string.len = strlen(s);
-	pushJsonbValue(state, token, &v);
+	sau_compat_push_jsonb(state, token, &v);
 }
 
 /* The stand-in for a value that JSONB cannot hold: its type, size and digest. */
@@ -923,7 +922,7 @@ put_unrepresentable(SauBuf *out, Codec *codec, Datum value)
 	uint8		digest[PG_SHA256_DIGEST_LENGTH];
 	char		hex[2 * PG_SHA256_DIGEST_LENGTH + 1];
 	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
-	JsonbParseState *state = NULL;
+	SauJsonbState state = {0};
 	JsonbValue	v;
 	Jsonb	   *object;
 	JEntry		entry;
@@ -951,7 +950,7 @@ put_unrepresentable(SauBuf *out, Codec *codec, Datum value)
 	pg_cryptohash_free(ctx);
 	hex_of(digest, sizeof(digest), hex);
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	sau_compat_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	push_text(&state, WJB_KEY, "$softaudit");
 	push_text(&state, WJB_VALUE, "unrepresentable");
 	push_text(&state, WJB_KEY, "type");
@@ -962,10 +961,11 @@ put_unrepresentable(SauBuf *out, Codec *codec, Datum value)
 	push_text(&state, WJB_KEY, "bytes");
 	v.type = jbvNumeric;
 	v.val.numeric = int64_to_numeric(len);
-	pushJsonbValue(&state, WJB_VALUE, &v);
+	sau_compat_push_jsonb(&state, WJB_VALUE, &v);
 	push_text(&state, WJB_KEY, "sha256");
 	push_text(&state, WJB_VALUE, hex);
-	object = JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	sau_compat_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	object = JsonbValueToJsonb(state.result);
 	entry = put_jsonb(out, VARDATA(object), VARSIZE(object) - VARHDRSZ);
 	if (flat != value)
 		pfree(DatumGetPointer(flat));

@@ -501,7 +501,7 @@ insert_heap(Relation leaf, const int *which, int n, CommandId cid, ItemPointerDa
 			{
 				MemoryContext old = MemoryContextSwitchTo(log_cxt);
 
-				slots[i] = MakeTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(leaf)),
+				slots[i] = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(leaf)),
 											  &TTSOpsHeapTuple);
 				n_slots++;
 				MemoryContextSwitchTo(old);
