@@ -6,8 +6,9 @@
  * and a reference to a row of softaudit.log_sessions with everything else.
  *
  * That row is written by the first capture that needs it and shared by all that
- * follow while nothing in it changes.  It must not dangle: who wrote it in a
- * (sub)transaction that rolled back writes another.  A prepared transaction may
+ * follow while nothing in it changes.  The last few are remembered, since behind a
+ * pooler clients take turns on one connection.  A row must not dangle: who wrote it in
+ * a (sub)transaction that rolled back writes another.  A prepared transaction may
  * yet roll back, so what it wrote counts as lost, too.
  *
  * actor.c sits below registry.c, so the OIDs of the table and its sequence are
@@ -46,19 +47,23 @@ enum SessionAttr
 	SESSION_NATTS = SESSION_ORIGIN
 };
 
-/* The session row that the next log row may refer to, and what it says. */
-typedef struct CurrentSession
+/* A session row that log rows may refer to, and what it says. */
+typedef struct KnownSession
 {
 	bool		written;
 	SubTransactionId sub;		/* wrote it, while the transaction is open; then invalid */
 	int64		id;
 	Oid			user;
 	uint16		origin;			/* replication origin, as PostgreSQL numbers them */
+	bool		has_context;
 	uint64		context_generation;
 	char		application_name[NAMEDATALEN];
-} CurrentSession;
+} KnownSession;
 
-static CurrentSession session;
+#define KNOWN_SESSIONS	8
+
+static KnownSession known[KNOWN_SESSIONS];
+static int	current = 0;		/* the one that was asked for last */
 
 /*
  * The asserted name of who acts: the value of the setting that
@@ -104,9 +109,9 @@ call_builtin(PGFunction function, Datum *result)
 	return !fcinfo->isnull;
 }
 
-/* Write one session row with the facts as they are now, and its index entries. */
+/* Write a session row with the facts as they are now, and its index entries. */
 static void
-write_session(void)
+write_session(KnownSession *session)
 {
 	Relation	rel = table_open(own_relation("log_sessions"), RowExclusiveLock);
 	Datum		values[SESSION_NATTS];
@@ -122,30 +127,31 @@ write_session(void)
 				 errmsg("\"%s.log_sessions\" does not have the columns that this library writes", SAU_SCHEMA),
 				 errhint("Run ALTER EXTENSION softaudit UPDATE.")));
 
-	session.id = nextval_internal(own_relation("log_session_id_seq"), false);
-	session.user = GetSessionUserId();
-	session.origin = sau_compat_session_origin();
-	session.context_generation = sau_guc_context_generation;
-	strlcpy(session.application_name, application_name ? application_name : "", NAMEDATALEN);
+	session->id = nextval_internal(own_relation("log_session_id_seq"), false);
+	session->user = GetSessionUserId();
+	session->origin = sau_compat_session_origin();
+	session->has_context = sau_guc_context && *sau_guc_context;
+	session->context_generation = sau_guc_context_generation;
+	strlcpy(session->application_name, application_name ? application_name : "", NAMEDATALEN);
 
-	values[SESSION_ID - 1] = Int64GetDatum(session.id);
+	values[SESSION_ID - 1] = Int64GetDatum(session->id);
 	values[SESSION_CREATED_AT - 1] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-	values[SESSION_USER_NAME - 1] = CStringGetTextDatum(GetUserNameFromId(session.user, false));
-	values[SESSION_APPLICATION_NAME - 1] = CStringGetTextDatum(session.application_name);
+	values[SESSION_USER_NAME - 1] = CStringGetTextDatum(GetUserNameFromId(session->user, false));
+	values[SESSION_APPLICATION_NAME - 1] = CStringGetTextDatum(session->application_name);
 	/* NULL for a local socket and in a worker */
 	nulls[SESSION_CLIENT_ADDR - 1] = !call_builtin(inet_client_addr, &values[SESSION_CLIENT_ADDR - 1]);
 	nulls[SESSION_CLIENT_PORT - 1] = !call_builtin(inet_client_port, &values[SESSION_CLIENT_PORT - 1]);
 	values[SESSION_BACKEND_PID - 1] = Int32GetDatum(MyProcPid);
-	if (sau_guc_context && *sau_guc_context)
+	if (session->has_context)
 		values[SESSION_CONTEXT - 1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(sau_guc_context));
 	else
 		nulls[SESSION_CONTEXT - 1] = true;
 	nulls[SESSION_ORIGIN - 1] = true;
-	if (session.origin != InvalidReplOriginId && session.origin != DoNotReplicateId)
+	if (session->origin != InvalidReplOriginId && session->origin != DoNotReplicateId)
 	{
 		char	   *name;
 
-		if (replorigin_by_oid(session.origin, true, &name))
+		if (replorigin_by_oid(session->origin, true, &name))
 		{
 			values[SESSION_ORIGIN - 1] = CStringGetTextDatum(name);
 			nulls[SESSION_ORIGIN - 1] = false;
@@ -184,55 +190,75 @@ write_session(void)
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, NoLock);
 
-	session.sub = GetCurrentSubTransactionId();
-	session.written = true;
+	session->sub = GetCurrentSubTransactionId();
+	session->written = true;
+}
+
+/* Does a remembered row say what is true now? */
+static bool
+still_true(const KnownSession *session)
+{
+	bool		has_context = sau_guc_context && *sau_guc_context;
+
+	return session->written &&
+		session->user == GetSessionUserId() &&
+		session->origin == sau_compat_session_origin() &&
+		session->has_context == has_context &&
+		(!has_context || session->context_generation == sau_guc_context_generation) &&
+		strcmp(session->application_name, application_name ? application_name : "") == 0;
 }
 
 /*
  * The id of the session row that says what is true now; written first where there
- * is none yet, or the last one was rolled back or says something else.
+ * is none yet, or it was rolled back.
  */
 int64
 sau_actor_session(void)
 {
-	if (!session.written ||
-		session.user != GetSessionUserId() ||
-		session.origin != sau_compat_session_origin() ||
-		session.context_generation != sau_guc_context_generation ||
-		strcmp(session.application_name, application_name ? application_name : "") != 0)
-	{
-		MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit session row",
-												  ALLOCSET_SMALL_SIZES);
-		MemoryContext old = MemoryContextSwitchTo(cxt);
+	MemoryContext cxt;
+	MemoryContext old;
 
-		session.written = false;
-		write_session();
-		MemoryContextSwitchTo(old);
-		MemoryContextDelete(cxt);
-	}
-	return session.id;
+	if (likely(still_true(&known[current])))
+		return known[current].id;
+	for (int i = 0; i < KNOWN_SESSIONS; i++)
+		if (still_true(&known[i]))
+		{
+			current = i;
+			return known[i].id;
+		}
+
+	current = (current + 1) % KNOWN_SESSIONS;
+	known[current].written = false;
+	cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit session row", ALLOCSET_SMALL_SIZES);
+	old = MemoryContextSwitchTo(cxt);
+	write_session(&known[current]);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(cxt);
+	return known[current].id;
 }
 
 /* "lasting" is false for an abort, and for PREPARE, whose end is not known. */
 void
 sau_actor_xact_end(bool lasting)
 {
-	if (session.sub != InvalidSubTransactionId && !lasting)
-		session.written = false;
-	session.sub = InvalidSubTransactionId;
+	for (int i = 0; i < KNOWN_SESSIONS; i++)
+	{
+		if (known[i].sub != InvalidSubTransactionId && !lasting)
+			known[i].written = false;
+		known[i].sub = InvalidSubTransactionId;
+	}
 }
 
 void
 sau_actor_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent)
 {
-	if (session.sub != sub)
-		return;
-	if (committed)
-		session.sub = parent;
-	else
+	for (int i = 0; i < KNOWN_SESSIONS; i++)
 	{
-		session.written = false;
-		session.sub = InvalidSubTransactionId;
+		if (known[i].sub != sub)
+			continue;
+		known[i].sub = committed ? parent : InvalidSubTransactionId;
+		if (!committed)
+			known[i].written = false;
 	}
 }
 
