@@ -3,7 +3,7 @@
  *
  * Everybody may look the schema's functions up.  enable(), disable(), reset() and
  * history() check their caller; act_as(), actor(), is_active() and changed_columns()
- * give nothing away.  All else is for the owner until it is granted.
+ * give nothing away; maintain_step() checks for EXECUTE on maintain().  All else is for the owner until it is granted.
  */
 DO $$
 DECLARE
@@ -13,7 +13,7 @@ BEGIN
                FROM pg_catalog.pg_proc p
               WHERE p.pronamespace = 'softaudit'::pg_catalog.regnamespace
                 AND p.proname NOT IN ('enable', 'disable', 'reset', 'history', 'act_as', 'actor', 'is_active',
-                                      'changed_columns', 'key_from_image', 'check_top_level', 'maintain_step')
+                                      'changed_columns', 'key_from_image', 'check_top_level', 'maintain_step', 'maintain_groups')
     LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM PUBLIC',
                                   CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature);

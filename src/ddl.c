@@ -88,6 +88,9 @@ check_alter_log(AlterTableStmt *stmt)
 			case AT_DisableTrig:
 			case AT_DisableTrigAll:
 			case AT_DisableTrigUser:
+			case AT_EnableTrig:
+			case AT_EnableTrigAll:
+			case AT_EnableTrigUser:
 			case AT_EnableReplicaTrig:
 			case AT_EnableRule:
 			case AT_ForceRowSecurity:
