@@ -29,7 +29,12 @@ LANGUAGE c STABLE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_key_im
 COMMENT ON FUNCTION softaudit.key_image(regclass, text) IS
 'a key as the log holds it';
 
-CREATE FUNCTION softaudit.dropped_key_image(key_columns name[], key_types text[], key text) RETURNS jsonb
+CREATE FUNCTION softaudit.redacted(value jsonb) RETURNS text
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_redacted';
+COMMENT ON FUNCTION softaudit.redacted(jsonb) IS
+'the digest that stands for a value of a redacted column; NULL for a JSON null';
+
+CREATE FUNCTION softaudit.dropped_key_image(key_columns name[], key_types text[], redact name[], key text) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 SET TimeZone = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1
@@ -48,12 +53,15 @@ BEGIN
         END IF;
         -- types of PostgreSQL's own only: see key_of()
         EXECUTE format('SELECT to_jsonb(%L::%s)', value, key_types[i]) INTO one;
+        IF key_columns[i] = ANY (redact) THEN
+            one := to_jsonb(softaudit.redacted(one));
+        END IF;
         image := image || jsonb_build_object(key_columns[i], one);
     END LOOP;
     RETURN image;
 END
 $$;
-COMMENT ON FUNCTION softaudit.dropped_key_image(name[], text[], text) IS
+COMMENT ON FUNCTION softaudit.dropped_key_image(name[], text[], name[], text) IS
 'a key of a table that is no more, as the log holds it';
 
 CREATE FUNCTION softaudit.history_of(schema_name name, table_name name, key text)
@@ -84,7 +92,7 @@ BEGIN
                     USING ERRCODE = 'object_not_in_prerequisite_state',
                           HINT = 'Read its changes from softaudit.changes instead.';
             ELSE
-                image := softaudit.dropped_key_image(t.key_columns, t.key_types, $3);
+                image := softaudit.dropped_key_image(t.key_columns, t.key_types, t.redact, $3);
             END IF;
             RETURN QUERY SELECT h.* FROM softaudit.history_of_key(t.table_id, image) h;
         END LOOP;

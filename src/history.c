@@ -108,22 +108,38 @@ check_key_given(FunctionCallInfo fcinfo, int arg)
 				 errhint("Give the primary key of one row.")));
 }
 
-/* The key argument as text: its own, or the output of whatever type was passed. */
-static char *
-key_text(FunctionCallInfo fcinfo, int arg)
+/* A key as it was passed: a value of some type. */
+typedef struct GivenKey
 {
-	Oid			typid = get_fn_expr_argtype(fcinfo->flinfo, arg);
-	Oid			outfunc;
-	bool		isvarlena;
+	Oid			typid;
+	Datum		value;
+} GivenKey;
+
+static GivenKey
+given_key(FunctionCallInfo fcinfo, int arg)
+{
+	GivenKey	given;
 
 	check_key_given(fcinfo, arg);
-	if (!OidIsValid(typid))
+	given.typid = get_fn_expr_argtype(fcinfo->flinfo, arg);
+	given.value = PG_GETARG_DATUM(arg);
+	if (!OidIsValid(given.typid))
 		ereport(ERROR,
 				(errcode(ERRCODE_INDETERMINATE_DATATYPE),
 				 errmsg("could not determine the type of the key"),
 				 errhint("Cast it to text.")));
-	getTypeOutputInfo(typid, &outfunc, &isvarlena);
-	return OidOutputFunctionCall(outfunc, PG_GETARG_DATUM(arg));
+	return given;
+}
+
+/* The key as text: its own, or the output of whatever type was passed. */
+static char *
+key_text(GivenKey given)
+{
+	Oid			outfunc;
+	bool		isvarlena;
+
+	getTypeOutputInfo(given.typid, &outfunc, &isvarlena);
+	return OidOutputFunctionCall(outfunc, given.value);
 }
 
 static void
@@ -146,7 +162,7 @@ put_key_value(Relation relation, AttrNumber attno, char *text, TupleTableSlot *s
  * composite key from a JSON object that names each of its columns once.
  */
 static TupleTableSlot *
-parse_key(SauRel *rel, Relation relation, char *given)
+parse_key(SauRel *rel, Relation relation, GivenKey given)
 {
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
 	int			nkeys;
@@ -162,16 +178,35 @@ parse_key(SauRel *rel, Relation relation, char *given)
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true, RelationGetNumberOfAttributes(relation) * sizeof(bool));
 	if (nkeys == 1)
-		put_key_value(relation, attnums[0], given, slot);
+	{
+		Oid			keytype = TupleDescAttr(RelationGetDescr(relation), attnums[0] - 1)->atttypid;
+
+		if (getBaseType(keytype) == getBaseType(given.typid))
+		{
+			slot->tts_values[attnums[0] - 1] = given.value;
+			slot->tts_isnull[attnums[0] - 1] = false;
+		}
+		else if (given.typid == TEXTOID)
+			put_key_value(relation, attnums[0], key_text(given), slot);
+		else
+		{
+			/* not through text under settings of the caller that may not round-trip */
+			int			level = sau_image_pin_settings();
+
+			put_key_value(relation, attnums[0], key_text(given), slot);
+			sau_image_unpin_settings(level);
+		}
+	}
 	else
 	{
 		Jsonb	   *object = NULL;
-		const char *p = given;
+		char	   *text = key_text(given);
+		const char *p = text;
 
 		while (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r')
 			p++;
 		if (*p == '{')
-			object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(given)));
+			object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
 		if (object == NULL || JB_ROOT_COUNT(object) != nkeys)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -313,7 +348,7 @@ same_jsonb(Jsonb *a, Jsonb *b)
 	return VARSIZE(a) == VARSIZE(b) && memcmp(a, b, VARSIZE(a)) == 0;
 }
 
-/* An object's pair as a JSONB value of its own, to be compared byte by byte. */
+/* The value of an object's pair as a JSONB value of its own, and its name. */
 static Jsonb *
 value_at(Jsonb *object, int i, JsonbValue *name)
 {
@@ -340,7 +375,7 @@ same_key(Jsonb *a, Jsonb *b)
 	int			n = JB_ROOT_COUNT(a);
 	bool		used[INDEX_MAX_KEYS] = {false};
 
-	if (same_jsonb(a, b))
+	if (compareJsonbContainers(&a->root, &b->root) == 0)
 		return true;
 	if (JB_ROOT_COUNT(b) != n || n > INDEX_MAX_KEYS)
 		return false;
@@ -363,7 +398,7 @@ same_key(Jsonb *a, Jsonb *b)
 				bool		names_match = name_a.val.string.len == name_b.val.string.len &&
 					memcmp(name_a.val.string.val, name_b.val.string.val, name_a.val.string.len) == 0;
 
-				if (!used[j] && (names_match || pass == 1) && same_jsonb(va, vb))
+				if (!used[j] && (names_match || pass == 1) && compareJsonbContainers(&va->root, &vb->root) == 0)
 					matched = used[j] = true;
 			}
 			if (!matched)
@@ -686,14 +721,14 @@ softaudit_history(PG_FUNCTION_ARGS)
 	rel = sau_registry_describe(relation);
 	if (rel->rootid != rel->relid)
 		check_select(rel->rootid);
-	slot = parse_key(rel, relation, key_text(fcinfo, 1));
+	slot = parse_key(rel, relation, given_key(fcinfo, 1));
 
 	if (check_enable_rls(rel->rootid, InvalidOid, true) == RLS_ENABLED ||
 		check_enable_rls(rel->relid, InvalidOid, true) == RLS_ENABLED)
 	{
 		Relation	root = rel->rootid == rel->relid ? relation : table_open(rel->rootid, AccessShareLock);
 		SauRel	   *rootrel = root == relation ? rel : sau_registry_describe(root);
-		TupleTableSlot *rootslot = root == relation ? slot : parse_key(rootrel, root, key_text(fcinfo, 1));
+		TupleTableSlot *rootslot = root == relation ? slot : parse_key(rootrel, root, given_key(fcinfo, 1));
 		bool		visible = is_visible_now(rootrel, root, rootslot);
 
 		if (root != relation)
@@ -749,7 +784,7 @@ softaudit_key_image(PG_FUNCTION_ARGS)
 {
 	Relation	relation = relation_open(PG_GETARG_OID(0), AccessShareLock);
 	SauRel	   *rel = sau_registry_describe(relation);
-	TupleTableSlot *slot = parse_key(rel, relation, key_text(fcinfo, 1));
+	TupleTableSlot *slot = parse_key(rel, relation, given_key(fcinfo, 1));
 	Jsonb	   *key = key_image(rel, relation, slot);
 
 	ExecDropSingleTupleTableSlot(slot);

@@ -219,6 +219,19 @@ unpin(int level)
 		AtEOXact_GUC(true, level);
 }
 
+/* Pin all settings, for a caller that converts values by itself; see pin(). */
+int
+sau_image_pin_settings(void)
+{
+	return pin(PIN_ALL);
+}
+
+void
+sau_image_unpin_settings(int level)
+{
+	unpin(level);
+}
+
 /* ---- choosing a codec ---- */
 
 /* What the output of a type depends on, looking through arrays and ranges. */
@@ -1214,17 +1227,15 @@ put_value(SauBuf *out, Codec *codec, Datum value)
 }
 
 /*
- * Replace a value by its keyed digest (HMAC-SHA-256 over its type bits and bytes,
- * padding left out): equal values have equal digests, and nobody without the key
- * can try values out.
+ * Replace the value at the end of the buffer, from "before" on, by its keyed digest
+ * (HMAC-SHA-256 over its type bits and bytes, padding left out): equal values have
+ * equal digests, and nobody without the key can try values out.
  */
 static JEntry
-put_redacted(SauBuf *out, Codec *codec, Datum value)
+digest_value(SauBuf *out, Size before, JEntry entry)
 {
-	Size		before = out->len;
-	Size		start;
-	JEntry		entry;
-	uint32		type;
+	uint32		type = entry & JENTRY_TYPEMASK;
+	Size		start = (type == JENTRY_ISNUMERIC || type == JENTRY_ISCONTAINER) ? TYPEALIGN(4, before) : before;
 	uint8		digest[PG_SHA256_DIGEST_LENGTH];
 	char		text[sizeof("hmac-sha256:") + 2 * PG_SHA256_DIGEST_LENGTH] = "hmac-sha256:";
 	pg_hmac_ctx *ctx;
@@ -1234,9 +1245,6 @@ put_redacted(SauBuf *out, Codec *codec, Datum value)
 		sau_registry_secret(secret, sizeof(secret));
 		secret_known = true;
 	}
-	entry = put_value(out, codec, value);
-	type = entry & JENTRY_TYPEMASK;
-	start = (type == JENTRY_ISNUMERIC || type == JENTRY_ISCONTAINER) ? TYPEALIGN(4, before) : before;
 	ctx = pg_hmac_create(PG_SHA256);
 	if (ctx == NULL || pg_hmac_init(ctx, secret, sizeof(secret)) < 0 ||
 		pg_hmac_update(ctx, (uint8 *) &type, sizeof(type)) < 0 ||
@@ -1247,6 +1255,34 @@ put_redacted(SauBuf *out, Codec *codec, Datum value)
 	out->len = before;
 	hex_of(digest, sizeof(digest), text + strlen("hmac-sha256:"));
 	return put_string(out, text, strlen(text));
+}
+
+static JEntry
+put_redacted(SauBuf *out, Codec *codec, Datum value)
+{
+	Size		before = out->len;
+	JEntry		entry = put_value(out, codec, value);
+
+	return digest_value(out, before, entry);
+}
+
+PG_FUNCTION_INFO_V1(softaudit_redacted);
+
+/*
+ * softaudit.redacted(value jsonb): the digest that stands for a value of a redacted
+ * column; NULL for NULL and for the JSON null.
+ */
+Datum
+softaudit_redacted(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *value = PG_GETARG_JSONB_P(0);
+	SauBuf		buf = {CurrentMemoryContext, NULL, 0, 0};
+	JEntry		entry = put_jsonb(&buf, VARDATA(value), VARSIZE(value) - VARHDRSZ);
+
+	if (JBE_ISNULL(entry))
+		PG_RETURN_NULL();
+	digest_value(&buf, 0, entry);
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(buf.data, (int) buf.len));
 }
 
 /* ---- writing rows ---- */
@@ -1422,8 +1458,8 @@ whole_number(const char *num, Size len, uint64 *result)
 
 	memcpy(&header, num + VARHDRSZ, sizeof(header));
 	weight = header & 0x3F;
-	/* short format, no fraction, weight not negative */
-	if ((header & 0xC000) != 0x8000 || (header & 0x1FC0) != 0 ||
+	/* short format, weight not negative, no fraction whatever the display scale */
+	if ((header & 0xC000) != 0x8000 || (header & 0x0040) != 0 ||
 		ndigits > weight + 1 || weight > 4 || ndigits > 5)
 		return false;
 	memcpy(digits, num + VARHDRSZ + sizeof(uint16), ndigits * sizeof(uint16));
@@ -1459,6 +1495,9 @@ sau_image_row_ref(int32 table_id, const JsonbContainer *key)
 			off = INTALIGN(off);
 		if (n == 1 && JBE_ISNUMERIC(entry) && whole_number(values + off, end - off, &whole))
 			digest = (uint32) whole;
+		else if (JBE_ISNUMERIC(entry))
+			/* 1.5 and 1.50 are one key */
+			digest += DatumGetUInt32(DirectFunctionCall1(hash_numeric, PointerGetDatum(values + off)));
 		else
 			digest += hash_bytes((const unsigned char *) values + off, (int) (end - off)) ^
 				((entry & JENTRY_TYPEMASK) >> 28);
