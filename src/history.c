@@ -200,13 +200,13 @@ parse_key(SauRel *rel, Relation relation, GivenKey given)
 	else
 	{
 		Jsonb	   *object = NULL;
-		char	   *text = key_text(given);
-		const char *p = text;
+		char	   *json = key_text(given);
+		const char *p = json;
 
 		while (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r')
 			p++;
 		if (*p == '{')
-			object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+			object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json)));
 		if (object == NULL || JB_ROOT_COUNT(object) != nkeys)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
