@@ -21,6 +21,22 @@ $$;
 COMMENT ON FUNCTION softaudit.guard_relation(regclass) IS
 'puts the append-only guards on a relation of the log';
 
+CREATE FUNCTION softaudit.own_alone(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    grantee text;
+BEGIN
+    FOR grantee IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+                     FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+                    WHERE c.oid = target AND a.grantee <> c.relowner LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s', target, grantee);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.own_alone(regclass) IS
+'takes back what default privileges gave away of a relation that was just made';
+
 CREATE FUNCTION softaudit.unguarded() RETURNS SETOF regclass
 LANGUAGE sql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -58,6 +74,7 @@ BEGIN
         );
         COMMENT ON TABLE softaudit.log_groups IS
             'log groups: tables of one group share log partitions and their retention';
+        PERFORM softaudit.own_alone('softaudit.log_groups');
     END IF;
 
     IF to_regclass('softaudit.registry') IS NULL THEN
@@ -82,6 +99,7 @@ BEGIN
             group_name name,
             key_columns name[] NOT NULL DEFAULT '{}',
             key_types text[] NOT NULL DEFAULT '{}',
+            column_args text[] NOT NULL DEFAULT '{}',
             enabled_at timestamptz NOT NULL DEFAULT now(),
             dropped_at timestamptz
         );
@@ -91,6 +109,7 @@ BEGIN
 
     IF to_regclass('softaudit.log_session_id_seq') IS NULL THEN
         CREATE SEQUENCE softaudit.log_session_id_seq;
+        PERFORM softaudit.own_alone('softaudit.log_session_id_seq');
     END IF;
     IF to_regclass('softaudit.log_sessions') IS NULL THEN
         CREATE TABLE softaudit.log_sessions (
@@ -106,6 +125,7 @@ BEGIN
         );
         COMMENT ON TABLE softaudit.log_sessions IS
             'what many log rows share: session user, application, client, context, replication origin';
+        PERFORM softaudit.own_alone('softaudit.log_sessions');
     END IF;
 
     IF to_regclass('softaudit.log_secret') IS NULL THEN
@@ -119,6 +139,7 @@ BEGIN
     -- a value stands for a block of 16 ids: log.c, IDS_PER_BLOCK
     IF to_regclass('softaudit.log_audit_id_seq') IS NULL THEN
         CREATE SEQUENCE softaudit.log_audit_id_seq INCREMENT BY 16;
+        PERFORM softaudit.own_alone('softaudit.log_audit_id_seq');
     END IF;
 
     IF to_regclass('softaudit.log') IS NULL THEN
@@ -183,6 +204,7 @@ BEGIN
           LEFT JOIN softaudit.log_sessions s ON s.session_id = l.session_id;
         COMMENT ON VIEW softaudit.changes IS
             'the log with table names, row keys, changed columns and session facts';
+        PERFORM softaudit.own_alone('softaudit.changes');
     END IF;
 
     FOR rel IN SELECT u FROM softaudit.unguarded() u LOOP
@@ -273,6 +295,7 @@ BEGIN
      */
     EXECUTE format('CREATE TABLE softaudit.%I (LIKE softaudit.log INCLUDING STORAGE INCLUDING COMPRESSION) USING heap', leaf_name);
     leaf := format('softaudit.%I', leaf_name)::regclass;
+    PERFORM softaudit.own_alone(leaf);
     EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', leaf);
     PERFORM softaudit.guard_relation(leaf);
     IF lower_bound IS NOT NULL THEN
@@ -399,9 +422,12 @@ BEGIN
     IF g.group_id IS NULL THEN
         INSERT INTO softaudit.log_groups (group_name, is_named, partition_by, keep_log)
         VALUES (label, name_given IS NOT NULL, step, keep)
+        -- what an older snapshot does not see is a serialization failure, not a duplicate
+        ON CONFLICT (group_name) DO NOTHING
         RETURNING * INTO g;
         EXECUTE format('CREATE TABLE softaudit.%I PARTITION OF softaudit.log FOR VALUES IN (%s) PARTITION BY RANGE (changed_at)',
                        'log_g' || g.group_id, g.group_id);
+        PERFORM softaudit.own_alone(format('softaudit.%I', 'log_g' || g.group_id)::regclass);
         PERFORM softaudit.guard_relation(format('softaudit.%I', 'log_g' || g.group_id)::regclass);
         PERFORM softaudit.create_leaf(g.group_id, 'log_g' || g.group_id || '_default', NULL, NULL);
     ELSIF g.partition_by::text <> step::text OR g.keep_log::text IS DISTINCT FROM keep::text THEN

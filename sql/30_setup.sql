@@ -27,7 +27,7 @@ COMMENT ON FUNCTION softaudit.enable(regclass, boolean, boolean, name, text, nam
 'sets a table up, or changes its settings in place; an argument left out (NULL) keeps its value; for the table''s owner';
 
 CREATE FUNCTION softaudit.disable(target regclass, soft_delete boolean DEFAULT true, audit boolean DEFAULT true, force boolean DEFAULT false) RETURNS void
-LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_owner_call';
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_owner_call_exclusive';
 COMMENT ON FUNCTION softaudit.disable(regclass, boolean, boolean, boolean) IS
 'removes what enable() added to a table; the log stays; for the table''s owner';
 
@@ -220,7 +220,11 @@ DECLARE
     key_typs text[];
     changed jsonb;
     child regclass;
+    followers integer;
+    new_args text[];
 BEGIN
+    -- columns may have been renamed while nobody was told
+    PERFORM softaudit.resync(target);
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
     is_new := NOT FOUND;
     was_audited := NOT is_new AND known.audit AND softaudit.trigger_args(target) IS NOT NULL;
@@ -292,10 +296,15 @@ BEGIN
     gid := softaudit.ensure_group((s ->> 'log_group')::name, step, keep);
     IF (s ->> 'log_group') IS NOT NULL THEN
         -- the members of a named group follow its settings
-        UPDATE softaudit.registry r SET partition_by = step, keep_log = keep
-         WHERE r.log_group = gid AND r.relation <> target
-           AND (r.partition_by::text <> step::text OR r.keep_log::text IS DISTINCT FROM keep::text);
-        IF FOUND THEN
+        WITH follower AS (
+            UPDATE softaudit.registry r SET partition_by = step, keep_log = keep
+             WHERE r.log_group = gid AND r.relation <> target
+               AND (r.partition_by::text <> step::text OR r.keep_log::text IS DISTINCT FROM keep::text)
+            RETURNING r.schema_name, r.table_name)
+        SELECT count(*) INTO followers
+          FROM follower f CROSS JOIN LATERAL softaudit.record_event('SETTINGS', f.schema_name, f.table_name, NULL,
+                   jsonb_build_object('partition_by', step, 'keep_log', keep, 'log_group', s ->> 'log_group')) e;
+        IF followers > 0 THEN
             RAISE NOTICE 'log group "%" now has partition_by "%" and keep_log "%" for all its tables',
                 s ->> 'log_group', step, COALESCE(keep::text, 'for ever');
         END IF;
@@ -317,9 +326,14 @@ BEGIN
      WHERE r.table_id = known.table_id
     RETURNING * INTO known;
 
-    /* Told by the catalog to every session: the trigger's arguments are the settings. */
-    PERFORM softaudit.put_triggers(target, known.table_id, known.images,
-                                   softaudit.column_args(target, x_exclude, x_redact, x_ignore), known.replicated);
+    /*
+     * Told by the catalog to every session: the trigger's arguments are the settings.  The
+     * registry keeps those that name columns, for the time that disable() leaves no trigger.
+     */
+    new_args := softaudit.column_args(target, x_exclude, x_redact, x_ignore);
+    PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_args, known.replicated);
+    UPDATE softaudit.registry r SET column_args = ARRAY[target::oid::text] || new_args
+     WHERE r.table_id = known.table_id;
 
     changed := COALESCE((SELECT jsonb_object_agg(k, v) FROM jsonb_each(s) e(k, v) WHERE old_settings -> k IS DISTINCT FROM v), '{}');
     IF NOT was_audited THEN
@@ -360,6 +374,7 @@ BEGIN
         RAISE NOTICE 'soft deletion of table "%" is not enabled', target;
         RETURN;
     END IF;
+    PERFORM softaudit.resync(target);
     PERFORM softaudit.drop_triggers(target);
     UPDATE softaudit.registry r SET audit = false WHERE r.relation = target RETURNING * INTO known;
     PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL, NULL);

@@ -64,10 +64,15 @@ $$;
 COMMENT ON FUNCTION softaudit.dropped_key_image(name[], text[], name[], text) IS
 'a key of a table that is no more, as the log holds it';
 
-CREATE FUNCTION softaudit.history_of(schema_name name, table_name name, key text)
-RETURNS TABLE (audit_id bigint, changed_at timestamptz, xid xid8, operation text, changed_by text, old_data jsonb, new_data jsonb,
-               schema_name_ name, table_name_ name, row_key jsonb, changed_columns text[],
-               session_user_name text, application_name text, client_addr inet, context jsonb, origin text, partition_name text)
+CREATE TYPE softaudit.change AS (
+    audit_id bigint, changed_at timestamptz, xid xid8, operation text, changed_by text, old_data jsonb, new_data jsonb,
+    schema_name name, table_name name, row_key jsonb, changed_columns text[],
+    session_user_name text, application_name text, client_addr inet, context jsonb, origin text, partition_name text
+);
+COMMENT ON TYPE softaudit.change IS
+'a row of softaudit.changes';
+
+CREATE FUNCTION softaudit.history_of(schema_name name, table_name name, key text) RETURNS SETOF softaudit.change
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column

@@ -22,6 +22,7 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
     args text[] := softaudit.trigger_args(target);
+    old_args text[];            -- the table's oid, then its columns
     new_columns text[];
 BEGIN
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
@@ -36,26 +37,30 @@ BEGIN
            IS DISTINCT FROM (n.nspname, c.relname, k.key_columns, k.key_types);
 
     /*
-     * The trigger's arguments name columns by number and name.  While they are of this
-     * very table the number is right: a column that was renamed gets its new name
-     * there, one that was dropped the number zero.
+     * The trigger's arguments name columns by number and name; of a disabled table the
+     * registry has them.  While they are of this very table the number is right: a column
+     * that was renamed gets its new name there, one that was dropped the number zero.
      */
-    IF args IS NULL OR args[2]::oid <> target::oid OR cardinality(args) = 3 THEN
+    old_args := CASE WHEN args IS NULL THEN known.column_args ELSE args[2:2] || args[4:] END;
+    IF cardinality(old_args) < 2 OR old_args[1]::oid <> target::oid THEN
         RETURN;
     END IF;
     SELECT array_agg(CASE WHEN n.num = 0 THEN u.a
                           WHEN a.attname IS NULL OR a.attisdropped THEN n.flags || '0:' || n.name
                           ELSE n.flags || n.num || ':' || a.attname END ORDER BY u.ord)
       INTO new_columns
-      FROM unnest(args[4:]) WITH ORDINALITY u (a, ord)
+      FROM unnest(old_args[2:]) WITH ORDINALITY u (a, ord)
      CROSS JOIN LATERAL (SELECT (regexp_match(u.a, '^([xri]+)'))[1] AS flags,
                                 (regexp_match(u.a, '^[xri]+([0-9]+):'))[1]::smallint AS num,
                                 substr(u.a, strpos(u.a, ':') + 1) AS name) n
       LEFT JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.num;
-    IF new_columns IS DISTINCT FROM args[4:] THEN
-        PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_columns, known.replicated);
+    IF new_columns IS DISTINCT FROM old_args[2:] THEN
+        IF args IS NOT NULL THEN
+            PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_columns, known.replicated);
+        END IF;
         UPDATE softaudit.registry r
-           SET exclude = ARRAY(SELECT substr(c, strpos(c, ':') + 1)::name FROM unnest(new_columns) c WHERE c ~ '^[ri]*x'),
+           SET column_args = old_args[1:1] || new_columns,
+               exclude = ARRAY(SELECT substr(c, strpos(c, ':') + 1)::name FROM unnest(new_columns) c WHERE c ~ '^[ri]*x'),
                redact = ARRAY(SELECT substr(c, strpos(c, ':') + 1)::name FROM unnest(new_columns) c WHERE c ~ '^[xi]*r'),
                ignore = ARRAY(SELECT substr(c, strpos(c, ':') + 1)::name FROM unnest(new_columns) c WHERE c ~ '^[xr]*i')
          WHERE r.table_id = known.table_id;

@@ -8,15 +8,25 @@
 DO $$
 DECLARE
     f record;
+    grantee text;
 BEGIN
-    FOR f IN SELECT p.oid::pg_catalog.regprocedure AS signature, p.proname, p.prokind
-               FROM pg_catalog.pg_proc p
-              WHERE p.pronamespace = 'softaudit'::pg_catalog.regnamespace
-                AND p.proname NOT IN ('enable', 'disable', 'reset', 'history', 'act_as', 'actor', 'is_active',
-                                      'changed_columns', 'key_from_image', 'check_top_level', 'maintain_step', 'maintain_groups')
+    FOR f IN SELECT p.oid, p.oid::pg_catalog.regprocedure AS signature, p.proname, p.proowner,
+                    CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END AS kind
+               FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'softaudit'::pg_catalog.regnamespace
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM PUBLIC',
-                                  CASE f.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, f.signature);
+        -- default privileges may have given it to others than PUBLIC, too
+        FOR grantee IN SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::text END
+                         FROM pg_catalog.pg_proc p
+                        CROSS JOIN LATERAL pg_catalog.aclexplode(COALESCE(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+                        WHERE p.oid = f.oid AND a.grantee <> f.proowner
+        LOOP
+            EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s', f.kind, f.signature, grantee);
+        END LOOP;
+        -- capture() too: who adds a partition to his table clones its triggers; it checks what it is attached to
+        IF f.proname IN ('enable', 'disable', 'reset', 'history', 'act_as', 'actor', 'is_active', 'changed_columns',
+                         'key_from_image', 'capture', 'check_top_level', 'maintain_step', 'maintain_groups') THEN
+            EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO PUBLIC', f.kind, f.signature);
+        END IF;
     END LOOP;
 END
 $$;

@@ -151,7 +151,7 @@ put_key_value(Relation relation, AttrNumber attno, char *text, TupleTableSlot *s
 	Oid			infunc;
 	Oid			ioparam;
 
-	/* The base type's: a domain's checks are its owner's code, and would run as the caller. */
+	/* The base type's: a key that exists satisfies its domain already. */
 	getTypeInputInfo(base, &infunc, &ioparam);
 	slot->tts_values[attno - 1] = OidInputFunctionCall(infunc, text, ioparam, typmod);
 	slot->tts_isnull[attno - 1] = false;
@@ -245,6 +245,29 @@ key_image(SauRel *rel, Relation relation, TupleTableSlot *slot)
 
 	sau_image_key(rel, relation, slot, &buf);
 	return (Jsonb *) buf.data;
+}
+
+/*
+ * Read the key and make its image as the table's owner: the types of the key's columns
+ * may bring functions of his along (checks of domains, casts to json), which must not
+ * run with the rights of whoever asks, let alone of the log's owner.
+ */
+static Jsonb *
+key_as_owner(SauRel *rel, Relation relation, GivenKey given, TupleTableSlot **slot)
+{
+	Oid			save_user;
+	int			save_context;
+	int			level;
+	Jsonb	   *image;
+
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(relation->rd_rel->relowner, save_context | SECURITY_RESTRICTED_OPERATION);
+	level = NewGUCNestLevel();
+	*slot = parse_key(rel, relation, given);
+	image = key_image(rel, relation, *slot);
+	AtEOXact_GUC(false, level);
+	SetUserIdAndSecContext(save_user, save_context);
+	return image;
 }
 
 /* ---- who may see ---- */
@@ -708,6 +731,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 	Relation	relation;
 	SauRel	   *rel;
 	TupleTableSlot *slot;
+	Jsonb	   *key;
 	Reading		reading;
 
 	if (PG_ARGISNULL(0))
@@ -721,15 +745,19 @@ softaudit_history(PG_FUNCTION_ARGS)
 	rel = sau_registry_describe(relation);
 	if (rel->rootid != rel->relid)
 		check_select(rel->rootid);
-	slot = parse_key(rel, relation, given_key(fcinfo, 1));
+	key = key_as_owner(rel, relation, given_key(fcinfo, 1), &slot);
 
 	if (check_enable_rls(rel->rootid, InvalidOid, true) == RLS_ENABLED ||
 		check_enable_rls(rel->relid, InvalidOid, true) == RLS_ENABLED)
 	{
 		Relation	root = rel->rootid == rel->relid ? relation : table_open(rel->rootid, AccessShareLock);
 		SauRel	   *rootrel = root == relation ? rel : sau_registry_describe(root);
-		TupleTableSlot *rootslot = root == relation ? slot : parse_key(rootrel, root, given_key(fcinfo, 1));
-		bool		visible = is_visible_now(rootrel, root, rootslot);
+		TupleTableSlot *rootslot = slot;
+		bool		visible;
+
+		if (root != relation)
+			(void) key_as_owner(rootrel, root, given_key(fcinfo, 1), &rootslot);
+		visible = is_visible_now(rootrel, root, rootslot);
 
 		if (root != relation)
 		{
@@ -745,7 +773,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 	}
 
 	sau_log_flush();
-	init_reading(&reading, rel, key_image(rel, relation, slot));
+	init_reading(&reading, rel, key);
 	ExecDropSingleTupleTableSlot(slot);
 	read_segments(&reading);
 	show_rows(fcinfo, &reading);
@@ -784,8 +812,8 @@ softaudit_key_image(PG_FUNCTION_ARGS)
 {
 	Relation	relation = relation_open(PG_GETARG_OID(0), AccessShareLock);
 	SauRel	   *rel = sau_registry_describe(relation);
-	TupleTableSlot *slot = parse_key(rel, relation, given_key(fcinfo, 1));
-	Jsonb	   *key = key_image(rel, relation, slot);
+	TupleTableSlot *slot;
+	Jsonb	   *key = key_as_owner(rel, relation, given_key(fcinfo, 1), &slot);
 
 	ExecDropSingleTupleTableSlot(slot);
 	relation_close(relation, AccessShareLock);

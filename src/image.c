@@ -1032,9 +1032,12 @@ json_looks_risky(const char *s, Size len)
 	return false;
 }
 
-/* Errors that are not the value's fault go on to the user. */
+/*
+ * Errors that are not the value's fault go on to the user.  An allocation that is too
+ * large is an internal error to PostgreSQL, and a large value's own fault.
+ */
 static bool
-is_value_error(int sqlerrcode)
+is_value_error(int sqlerrcode, bool is_big)
 {
 	int			class = ERRCODE_TO_CATEGORY(sqlerrcode);
 
@@ -1042,7 +1045,7 @@ is_value_error(int sqlerrcode)
 		class != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) &&
 		class != ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) &&
 		class != ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK) &&
-		class != ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR);
+		(is_big || class != ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR));
 }
 
 /*
@@ -1054,6 +1057,7 @@ put_guarded(SauBuf *out, Codec *codec, Datum value)
 	MemoryContext oldcxt = CurrentMemoryContext;
 	ResourceOwner oldowner = CurrentResourceOwner;
 	Size		before = out->len;
+	bool		is_big = codec->typlen == -1 && toast_raw_datum_size(value) > GUARD_SIZE;
 	volatile JEntry entry = 0;
 	volatile bool refused = false;
 
@@ -1062,10 +1066,26 @@ put_guarded(SauBuf *out, Codec *codec, Datum value)
 	PG_TRY();
 	{
 		int			level = pin(codec->pins);
-		Datum		jsonb = FunctionCall1(&codec->fn, value);
 
-		unpin(level);
-		entry = put_jsonb_datum(out, jsonb);
+		if (codec->kind == CODEC_OUTPUT)
+		{
+			char	   *text = OutputFunctionCall(&codec->fn, value);
+
+			unpin(level);
+			if (strlen(text) > JENTRY_OFFLENMASK)
+				ereport(ERROR,
+						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						 errmsg("string too long to represent as jsonb string")));
+			entry = put_string(out, text, strlen(text));
+			pfree(text);
+		}
+		else
+		{
+			Datum		jsonb = FunctionCall1(&codec->fn, value);
+
+			unpin(level);
+			entry = put_jsonb_datum(out, jsonb);
+		}
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(oldcxt);
 		CurrentResourceOwner = oldowner;
@@ -1076,7 +1096,7 @@ put_guarded(SauBuf *out, Codec *codec, Datum value)
 
 		MemoryContextSwitchTo(oldcxt);
 		edata = CopyErrorData();
-		if (!is_value_error(edata->sqlerrcode))
+		if (!is_value_error(edata->sqlerrcode, is_big))
 			PG_RE_THROW();
 		FlushErrorState();
 		FreeErrorData(edata);

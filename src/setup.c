@@ -71,15 +71,14 @@ check_target(Oid relid)
 				 errhint("Call the function for the partitioned table; it covers all partitions, present and future.")));
 }
 
-PG_FUNCTION_INFO_V1(softaudit_owner_call);
-
 /*
  * The body of every function whose first argument is a table and which only the
- * table's owner may call: check, lock the table against writers, and hand all
- * arguments on to "<own name>_apply".
+ * table's owner may call: check, lock the table, and hand all arguments on to
+ * "<own name>_apply".  The lock is the strongest that will be needed, since to ask for
+ * a stronger one later could deadlock.
  */
-Datum
-softaudit_owner_call(PG_FUNCTION_ARGS)
+static Datum
+owner_call(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 {
 	StringInfoData sql;
 	Oid		   *types;
@@ -95,8 +94,7 @@ softaudit_owner_call(PG_FUNCTION_ARGS)
 				 errhint("Name it, for example 'public.users'.")));
 	relid = PG_GETARG_OID(0);
 	check_target(relid);
-	/* CREATE TRIGGER takes this lock, too; a stronger one later could deadlock. */
-	LockRelationOid(relid, ShareRowExclusiveLock);
+	LockRelationOid(relid, lockmode);
 	check_target(relid);
 
 	(void) get_func_signature(fcinfo->flinfo->fn_oid, &types, &nargs);
@@ -112,6 +110,24 @@ softaudit_owner_call(PG_FUNCTION_ARGS)
 	appendStringInfoChar(&sql, ')');
 	sau_owner_run(sql.data, nargs, types, values, nulls);
 	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(softaudit_owner_call);
+
+/* owner_call() for what makes or replaces triggers: writers wait, readers do not. */
+Datum
+softaudit_owner_call(PG_FUNCTION_ARGS)
+{
+	return owner_call(fcinfo, ShareRowExclusiveLock);
+}
+
+PG_FUNCTION_INFO_V1(softaudit_owner_call_exclusive);
+
+/* owner_call() for what drops triggers, for which PostgreSQL locks readers out, too. */
+Datum
+softaudit_owner_call_exclusive(PG_FUNCTION_ARGS)
+{
+	return owner_call(fcinfo, AccessExclusiveLock);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_maintain_step);
