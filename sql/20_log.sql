@@ -105,6 +105,7 @@ BEGIN
         );
         COMMENT ON TABLE softaudit.registry IS
             'every table that was ever enabled, with its stable id and settings; relation is NULL once it was dropped';
+        PERFORM softaudit.own_alone('softaudit.registry');
     END IF;
 
     IF to_regclass('softaudit.log_session_id_seq') IS NULL THEN
@@ -134,6 +135,7 @@ BEGIN
         SELECT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
         COMMENT ON TABLE softaudit.log_secret IS
             'key of the digests that stand for redacted values; keep it as secret as the values';
+        PERFORM softaudit.own_alone('softaudit.log_secret');
     END IF;
 
     -- a value stands for a block of 16 ids: log.c, IDS_PER_BLOCK
@@ -162,6 +164,7 @@ BEGIN
         ) PARTITION BY LIST (log_group);
         COMMENT ON TABLE softaudit.log IS
             'the audit log: partitioned by log group, then by range of changed_at; append-only';
+        PERFORM softaudit.own_alone('softaudit.log');
         CREATE INDEX log_row_ref_idx ON softaudit.log (row_ref);
         CREATE INDEX log_old_row_ref_idx ON softaudit.log (old_row_ref) WHERE old_row_ref IS NOT NULL;
         -- pglz costs more than it saves on rows of this size
@@ -187,6 +190,7 @@ BEGIN
         );
         COMMENT ON TABLE softaudit.events IS
             'what was done to the audit itself; append-only, outside retention';
+        PERFORM softaudit.own_alone('softaudit.events');
     END IF;
 
     IF to_regclass('softaudit.changes') IS NULL THEN
