@@ -220,7 +220,8 @@ DECLARE
     key_typs text[];
     changed jsonb;
     child regclass;
-    followers integer;
+    follower softaudit.registry%ROWTYPE;
+    followers integer := 0;
     new_args text[];
 BEGIN
     -- columns may have been renamed while nobody was told
@@ -296,14 +297,16 @@ BEGIN
     gid := softaudit.ensure_group((s ->> 'log_group')::name, step, keep);
     IF (s ->> 'log_group') IS NOT NULL THEN
         -- the members of a named group follow its settings
-        WITH follower AS (
-            UPDATE softaudit.registry r SET partition_by = step, keep_log = keep
-             WHERE r.log_group = gid AND r.relation <> target
-               AND (r.partition_by::text <> step::text OR r.keep_log::text IS DISTINCT FROM keep::text)
-            RETURNING r.schema_name, r.table_name)
-        SELECT count(*) INTO followers
-          FROM follower f CROSS JOIN LATERAL softaudit.record_event('SETTINGS', f.schema_name, f.table_name, NULL,
-                   jsonb_build_object('partition_by', step, 'keep_log', keep, 'log_group', s ->> 'log_group')) e;
+        FOR follower IN SELECT * FROM softaudit.registry r
+                         WHERE r.log_group = gid AND r.relation <> target
+                           AND (r.partition_by::text <> step::text OR r.keep_log::text IS DISTINCT FROM keep::text)
+        LOOP
+            UPDATE softaudit.registry r SET partition_by = step, keep_log = keep WHERE r.table_id = follower.table_id;
+            PERFORM softaudit.record_event('SETTINGS', follower.schema_name, follower.table_name, NULL,
+                CASE WHEN follower.partition_by::text <> step::text THEN jsonb_build_object('partition_by', step) ELSE '{}' END ||
+                CASE WHEN follower.keep_log::text IS DISTINCT FROM keep::text THEN jsonb_build_object('keep_log', keep) ELSE '{}' END);
+            followers := followers + 1;
+        END LOOP;
         IF followers > 0 THEN
             RAISE NOTICE 'log group "%" now has partition_by "%" and keep_log "%" for all its tables',
                 s ->> 'log_group', step, COALESCE(keep::text, 'for ever');
@@ -311,8 +314,10 @@ BEGIN
     END IF;
 
     IF is_new THEN
-        INSERT INTO softaudit.registry (relation, log_group, schema_name, table_name, image_key)
-        SELECT target, gid, n.nspname, c.relname, key_cols
+        -- ids without a gap and without a sequence, one new table at a time
+        PERFORM pg_advisory_xact_lock(hashtextextended('softaudit.ensure_log', 0));
+        INSERT INTO softaudit.registry (table_id, relation, log_group, schema_name, table_name, image_key)
+        SELECT (SELECT COALESCE(max(r.table_id), 0) + 1 FROM softaudit.registry r), target, gid, n.nspname, c.relname, key_cols
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
         RETURNING * INTO known;
     END IF;

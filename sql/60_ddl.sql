@@ -115,7 +115,7 @@ BEGIN
     FOR leaf, owner_id IN
         SELECT g.tgrelid, r.table_id
           FROM pg_trigger g
-          JOIN softaudit.registry r ON r.table_id = split_part(encode(g.tgargs, 'escape'), E'\\000', 1)::integer
+          JOIN softaudit.registry r ON r.table_id::text = split_part(encode(g.tgargs, 'escape'), E'\\000', 1)
          WHERE g.tgname = '!softaudit_truncate' AND g.tgfoid = 'softaudit.capture()'::regprocedure
            AND NOT EXISTS (SELECT FROM pg_trigger c WHERE c.tgrelid = g.tgrelid AND c.tgname = '!softaudit_capture')
            -- a parallel restore may make the one trigger of a table before the other

@@ -10,9 +10,6 @@
  * pooler clients take turns on one connection.  A row must not dangle: who wrote it in
  * a (sub)transaction that rolled back writes another.  A prepared transaction may
  * yet roll back, so what it wrote counts as lost, too.
- *
- * actor.c sits below registry.c, so the OIDs of the table and its sequence are
- * looked up by name here; both look-ups are made only when a row is written.
  */
 #include "postgres.h"
 
@@ -22,8 +19,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/index.h"
-#include "catalog/namespace.h"
-#include "commands/sequence.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "softaudit.h"
@@ -84,20 +79,6 @@ sau_actor_name(void)
 	return GetUserNameFromId(GetSessionUserId(), false);
 }
 
-static Oid
-own_relation(const char *name)
-{
-	Oid			nsp = get_namespace_oid(SAU_SCHEMA, false);
-	Oid			relid = get_relname_relid(name, nsp);
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" does not exist", SAU_SCHEMA, name),
-				 errhint("Call softaudit.enable() to have it made.")));
-	return relid;
-}
-
 /* Call a builtin without arguments that may return NULL. */
 static bool
 call_builtin(PGFunction function, Datum *result)
@@ -113,7 +94,7 @@ call_builtin(PGFunction function, Datum *result)
 static void
 write_session(KnownSession *session)
 {
-	Relation	rel = table_open(own_relation("log_sessions"), RowExclusiveLock);
+	Relation	rel = table_open(sau_registry_relid("log_sessions", false), RowExclusiveLock);
 	Datum		values[SESSION_NATTS];
 	bool		nulls[SESSION_NATTS] = {false};
 	HeapTuple	tuple;
@@ -127,7 +108,7 @@ write_session(KnownSession *session)
 				 errmsg("\"%s.log_sessions\" does not have the columns that this library writes", SAU_SCHEMA),
 				 errhint("Run ALTER EXTENSION softaudit UPDATE.")));
 
-	session->id = nextval_internal(own_relation("log_session_id_seq"), false);
+	session->id = sau_registry_nextval("log_session_id_seq");
 	session->user = GetSessionUserId();
 	session->origin = sau_compat_session_origin();
 	session->has_context = sau_guc_context && *sau_guc_context;

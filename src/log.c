@@ -34,7 +34,6 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/index.h"
-#include "commands/sequence.h"
 #include "executor/executor.h"
 #include "softaudit.h"
 #include "utils/memutils.h"
@@ -361,7 +360,7 @@ assign_ids(void)
 			continue;
 		if (left == 0)
 		{
-			next = nextval_internal(sau_registry_relid("log_audit_id_seq", false), false);
+			next = sau_registry_nextval("log_audit_id_seq");
 			left = IDS_PER_BLOCK;
 		}
 		memcpy(arena.data + rows[i].off + rows[i].hoff, &next, sizeof(next));

@@ -18,15 +18,19 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
+#include "miscadmin.h"
 #include "softaudit.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -194,6 +198,37 @@ sau_registry_owner(void)
 
 	read_extension(&owner, &version);
 	return owner;
+}
+
+/*
+ * The next value of one of our sequences.  Under wal_level = minimal a sequence that
+ * this transaction made writes no WAL, yet would not log its next values either, and
+ * repeat them after a crash; setting it makes the next transaction log.
+ */
+int64
+sau_registry_nextval(const char *name)
+{
+	Oid			relid = sau_registry_relid(name, false);
+	int64		value = nextval_internal(relid, false);
+
+	if (!XLogIsNeeded())
+	{
+		Relation	rel = RelationIdGetRelation(relid);
+		bool		is_new = rel->rd_createSubid != InvalidSubTransactionId;
+
+		RelationClose(rel);
+		if (is_new)
+		{
+			Oid			save_user;
+			int			save_context;
+
+			GetUserIdAndSecContext(&save_user, &save_context);
+			SetUserIdAndSecContext(sau_registry_owner(), save_context | SECURITY_LOCAL_USERID_CHANGE);
+			DirectFunctionCall2(setval_oid, ObjectIdGetDatum(relid), Int64GetDatum(value));
+			SetUserIdAndSecContext(save_user, save_context);
+		}
+	}
+	return value;
 }
 
 /*

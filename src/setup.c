@@ -169,6 +169,15 @@ softaudit_check_top_level(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+PG_FUNCTION_INFO_V1(softaudit_next_event_id);
+
+/* softaudit.next_event_id(): the next id of softaudit.events. */
+Datum
+softaudit_next_event_id(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(sau_registry_nextval("event_id_seq"));
+}
+
 PG_FUNCTION_INFO_V1(softaudit_is_internal);
 
 /* softaudit.is_internal(): is a function of ours at work that may change the log? */

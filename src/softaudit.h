@@ -3,7 +3,7 @@
  *		The map of the module: what each file offers to the files above it.
  *
  * Calls go down only.  The floors, lowest first:
- *	 0 softaudit.h, compat.h, buf	1 guc, actor	2 registry	3 owner, image, partition
+ *	 0 softaudit.h, compat.h, buf	1 guc	2 registry	3 actor, owner, image, partition
  *	 4 log	5 capture, history, ddl, setup	6 module
  */
 #ifndef SOFTAUDIT_H
@@ -154,6 +154,7 @@ extern void sau_actor_subxact_end(bool committed, SubTransactionId sub, SubTrans
 extern Oid	sau_registry_schema(bool missing_ok);
 extern Oid	sau_registry_relid(const char *name, bool missing_ok);
 extern Oid	sau_registry_owner(void);
+extern int64 sau_registry_nextval(const char *name);
 extern void sau_registry_secret(uint8 *secret, int len);
 extern bool sau_registry_is_internal(void);
 extern void sau_registry_enter_internal(void);
