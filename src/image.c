@@ -137,14 +137,7 @@ struct SauImage
 };
 
 static uint8 secret[PG_SHA256_DIGEST_LENGTH];
-static bool secret_known = false;
-
-/* Called once when the library is loaded. */
-void
-sau_image_init(void)
-{
-	secret_known = false;
-}
+static Oid	secret_relid = InvalidOid;	/* where it was read from */
 
 /* ---- pinned settings ---- */
 
@@ -1260,10 +1253,10 @@ digest_value(SauBuf *out, Size before, JEntry entry)
 	char		text[sizeof("hmac-sha256:") + 2 * PG_SHA256_DIGEST_LENGTH] = "hmac-sha256:";
 	pg_hmac_ctx *ctx;
 
-	if (!secret_known)
+	if (secret_relid != sau_registry_relid("log_secret", false))
 	{
 		sau_registry_secret(secret, sizeof(secret));
-		secret_known = true;
+		secret_relid = sau_registry_relid("log_secret", false);
 	}
 	ctx = pg_hmac_create(PG_SHA256);
 	if (ctx == NULL || pg_hmac_init(ctx, secret, sizeof(secret)) < 0 ||

@@ -162,7 +162,6 @@ _PG_init(void)
 	sau_guc_init();
 	sau_registry_init();
 	sau_partition_init();
-	sau_image_init();
 	sau_log_init();
 
 	prev_ExecutorStart = ExecutorStart_hook;

@@ -187,7 +187,6 @@ extern const bool *sau_image_key_columns(SauRel *rel, Relation relation);
 extern const AttrNumber *sau_image_key_attnums(SauRel *rel, Relation relation, int *nkeys);
 extern int	sau_image_pin_settings(void);
 extern void sau_image_unpin_settings(int level);
-extern void sau_image_init(void);
 
 /* partition.c: which leaf of the log takes a row */
 typedef struct SauLeaf
