@@ -14,8 +14,12 @@
 void
 sau_buf_grow(SauBuf *buf, Size more)
 {
-	Size		need = buf->len + more;
+	Size		need;
 	Size		cap = Max(buf->cap, 8192);
+
+	if (more > MaxAllocHugeSize / 4 || buf->len > MaxAllocHugeSize / 4)
+		elog(ERROR, "cannot grow a buffer of %zu bytes by %zu", buf->len, more);
+	need = buf->len + more;
 
 	while (cap < need)
 		cap *= 2;

@@ -743,6 +743,8 @@ softaudit_history(PG_FUNCTION_ARGS)
 	/* Before anything is told of the table. */
 	check_select(RelationGetRelid(relation));
 	rel = sau_registry_describe(relation);
+	/* Reading a key and asking row security may run code that lets invalidation in. */
+	sau_registry_hold(rel);
 	if (rel->rootid != rel->relid)
 		check_select(rel->rootid);
 	key = key_as_owner(rel, relation, given_key(fcinfo, 1), &slot);
@@ -755,9 +757,11 @@ softaudit_history(PG_FUNCTION_ARGS)
 		TupleTableSlot *rootslot = slot;
 		bool		visible;
 
+		sau_registry_hold(rootrel);
 		if (root != relation)
 			(void) key_as_owner(rootrel, root, given_key(fcinfo, 1), &rootslot);
 		visible = is_visible_now(rootrel, root, rootslot);
+		sau_registry_release(rootrel);
 
 		if (root != relation)
 		{
@@ -767,6 +771,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 		if (!visible)
 		{
 			ExecDropSingleTupleTableSlot(slot);
+			sau_registry_release(rel);
 			relation_close(relation, AccessShareLock);
 			return (Datum) 0;
 		}
@@ -777,6 +782,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 	ExecDropSingleTupleTableSlot(slot);
 	read_segments(&reading);
 	show_rows(fcinfo, &reading);
+	sau_registry_release(rel);
 	relation_close(relation, AccessShareLock);
 	return (Datum) 0;
 }
@@ -813,8 +819,11 @@ softaudit_key_image(PG_FUNCTION_ARGS)
 	Relation	relation = relation_open(PG_GETARG_OID(0), AccessShareLock);
 	SauRel	   *rel = sau_registry_describe(relation);
 	TupleTableSlot *slot;
-	Jsonb	   *key = key_as_owner(rel, relation, given_key(fcinfo, 1), &slot);
+	Jsonb	   *key;
 
+	sau_registry_hold(rel);
+	key = key_as_owner(rel, relation, given_key(fcinfo, 1), &slot);
+	sau_registry_release(rel);
 	ExecDropSingleTupleTableSlot(slot);
 	relation_close(relation, AccessShareLock);
 	PG_RETURN_JSONB_P(key);

@@ -73,6 +73,7 @@ typedef struct NamedRel
 static HTAB *rel_table = NULL;
 static long sweep_at = SWEEP_AT_LEAST;
 static int	n_held = 0;
+static SauRel *orphans = NULL;	/* replaced while in use, not yet released */
 static RelSlot *last_slot = NULL;
 static Oid	schema_oid = InvalidOid;
 static NamedRel named_rels[16];
@@ -558,7 +559,11 @@ static void
 discard_rel(SauRel *rel)
 {
 	if (rel->in_use > 0)
+	{
 		rel->orphan = true;
+		rel->next_orphan = orphans;
+		orphans = rel;
+	}
 	else
 		MemoryContextDelete(rel->cxt);
 }
@@ -594,7 +599,14 @@ sau_registry_release(SauRel *rel)
 {
 	n_held--;
 	if (--rel->in_use == 0 && rel->orphan)
+	{
+		SauRel	  **link = &orphans;
+
+		while (*link != rel)
+			link = &(*link)->next_orphan;
+		*link = rel->next_orphan;
 		MemoryContextDelete(rel->cxt);
+	}
 }
 
 /* At the end of a top transaction: captures that ended in an error hold nothing any more. */
@@ -608,6 +620,15 @@ sau_registry_xact_end(void)
 	if (n_held == 0)
 		return;
 	n_held = 0;
+	while (orphans)
+	{
+		SauRel	   *rel = orphans;
+
+		orphans = rel->next_orphan;
+		MemoryContextDelete(rel->cxt);
+	}
+	if (rel_table == NULL)
+		return;
 	hash_seq_init(&seq, rel_table);
 	while ((slot = hash_seq_search(&seq)) != NULL)
 		slot->rel->in_use = 0;

@@ -84,6 +84,7 @@ typedef struct SauRel
 	Oid			rootid;			/* the table that was enabled */
 	bool		valid;			/* cleared by invalidation, rebuilt at the next use */
 	bool		orphan;			/* replaced while in use */
+	struct SauRel *next_orphan;
 	int			in_use;			/* captures running with this description now */
 	MemoryContext cxt;			/* holds everything below */
 	int32		table_id;		/* softaudit.registry.table_id */

@@ -70,7 +70,7 @@ build_tree_clang() {
     local clang
     clang=$(sed -n 's/^CLANG *= *//p' "$(dirname "$("$1" --pgxs)")/../Makefile.global")
     command -v "${clang:=clang}" >/dev/null 2>&1 || { need_packages clang; clang=clang; }
-    build_tree "$1" "$2" CC="$clang" COPT='-Wno-unknown-warning-option -Wno-ignored-optimization-argument -Wno-unused-command-line-argument' with_llvm=no
+    build_tree "$1" "$2" CC="$clang" COPT='-Wno-unknown-warning-option -Wno-ignored-attributes -Wno-ignored-optimization-argument -Wno-unused-command-line-argument' with_llvm=no
 }
 
 # install_tree PG_CONFIG TREE [MAKE_ARGUMENT...]
