@@ -40,6 +40,11 @@ LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_tr
 COMMENT ON FUNCTION softaudit.trigger_args(regclass) IS
 'arguments of a table''s capture trigger; NULL if it has none';
 
+CREATE FUNCTION softaudit.identity(target regclass) RETURNS text
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'softaudit_identity';
+COMMENT ON FUNCTION softaudit.identity(regclass) IS
+'what tells a table from its restored copy: its OID, the database''s, the system''s identifier';
+
 CREATE FUNCTION softaudit.is_active() RETURNS boolean
 LANGUAGE sql STABLE PARALLEL RESTRICTED
 RETURN EXISTS (SELECT 1 FROM pg_catalog.pg_settings

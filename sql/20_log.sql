@@ -100,6 +100,7 @@ BEGIN
             key_columns name[] NOT NULL DEFAULT '{}',
             key_types text[] NOT NULL DEFAULT '{}',
             column_args text[] NOT NULL DEFAULT '{}',
+            trigger_state "char" NOT NULL DEFAULT 'O',
             enabled_at timestamptz NOT NULL DEFAULT now(),
             dropped_at timestamptz
         );
@@ -280,7 +281,8 @@ CREATE FUNCTION softaudit.partition_bounds(group_id integer)
 RETURNS TABLE (leaf regclass, lower_bound timestamptz, upper_bound timestamptz, is_default boolean)
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
-SET DateStyle = 'ISO' AS $$
+SET DateStyle = 'ISO'
+SET standard_conforming_strings = on AS $$
     SELECT c.oid::regclass,
            (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']+)''\)'))[1]::timestamptz,
            (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz,

@@ -165,9 +165,17 @@ SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 DECLARE
     args text := (SELECT string_agg(quote_literal(a), ', ' ORDER BY ord)
-                    FROM unnest(ARRAY[table_id::text, target::oid::text, images] || column_args) WITH ORDINALITY u (a, ord));
+                    FROM unnest(ARRAY[table_id::text, softaudit.identity(target), images] || column_args) WITH ORDINALITY u (a, ord));
     rel regclass;
+    renamed name;
 BEGIN
+    -- under another name it would capture beside the new one
+    FOR rel, renamed IN SELECT g.tgrelid, g.tgname FROM pg_trigger g
+                         WHERE g.tgrelid IN (SELECT t.relid FROM pg_partition_tree(target) t UNION SELECT target) AND g.tgparentid = 0
+                           AND g.tgfoid = 'softaudit.capture()'::regprocedure AND g.tgname NOT IN ('!softaudit_capture', '!softaudit_truncate')
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', renamed, rel);
+    END LOOP;
     EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_capture" AFTER INSERT OR UPDATE OR DELETE ON %s
                     FOR EACH ROW EXECUTE FUNCTION softaudit.capture(%s)', target, args);
     EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER "!softaudit_capture"', target, CASE WHEN replicated THEN 'ALWAYS' ELSE '' END);
@@ -337,7 +345,7 @@ BEGIN
      */
     new_args := softaudit.column_args(target, x_exclude, x_redact, x_ignore);
     PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_args, known.replicated);
-    UPDATE softaudit.registry r SET column_args = ARRAY[target::oid::text] || new_args
+    UPDATE softaudit.registry r SET column_args = ARRAY[softaudit.identity(target)] || new_args, trigger_state = CASE WHEN known.replicated THEN 'A' ELSE 'O' END
      WHERE r.table_id = known.table_id;
 
     changed := COALESCE((SELECT jsonb_object_agg(k, v) FROM jsonb_each(s) e(k, v) WHERE old_settings -> k IS DISTINCT FROM v), '{}');

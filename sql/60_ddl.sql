@@ -22,7 +22,7 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
     args text[] := softaudit.trigger_args(target);
-    old_args text[];            -- the table's oid, then its columns
+    old_args text[];            -- the table's identity, then its columns
     new_columns text[];
 BEGIN
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
@@ -42,7 +42,7 @@ BEGIN
      * that was renamed gets its new name there, one that was dropped the number zero.
      */
     old_args := CASE WHEN args IS NULL THEN known.column_args ELSE args[2:2] || args[4:] END;
-    IF cardinality(old_args) < 2 OR old_args[1]::oid <> target::oid THEN
+    IF cardinality(old_args) < 2 OR old_args[1] <> softaudit.identity(target) THEN
         RETURN;
     END IF;
     SELECT array_agg(CASE WHEN n.num = 0 THEN u.a
@@ -70,7 +70,39 @@ $$;
 COMMENT ON FUNCTION softaudit.resync(regclass) IS
 'brings the registry and the capture trigger of a table up to date after ALTER TABLE';
 
-CREATE FUNCTION softaudit.after_ddl() RETURNS void
+CREATE FUNCTION softaudit.adopt(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+    args text[] := softaudit.trigger_args(target);
+    new_columns text[];
+BEGIN
+    SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
+    IF NOT FOUND OR args IS NULL OR args[1] <> known.table_id::text OR args[2] = softaudit.identity(target) THEN
+        RETURN;
+    END IF;
+    -- restored: names are right and numbers are not; from here on a RENAME can be followed again
+    SELECT COALESCE(array_agg(CASE WHEN n.num = '0' THEN u.a
+                                   ELSE n.flags || COALESCE(a.attnum, -1) || ':' || n.name END ORDER BY u.ord), '{}')
+      INTO new_columns
+      FROM unnest(args[4:]) WITH ORDINALITY u (a, ord)
+     CROSS JOIN LATERAL (SELECT (regexp_match(u.a, '^([xri]+)'))[1] AS flags,
+                                (regexp_match(u.a, '^[xri]+([0-9]+):'))[1] AS num,
+                                substr(u.a, strpos(u.a, ':') + 1) AS name) n
+      LEFT JOIN pg_attribute a ON a.attrelid = target AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped;
+    -- a name that is not there was changed before the dump: left as it is, so that it keeps the images out
+    IF EXISTS (SELECT FROM unnest(new_columns) c WHERE c ~ '^[xri]+-1:') THEN
+        RETURN;
+    END IF;
+    PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_columns, known.replicated);
+    UPDATE softaudit.registry r SET column_args = ARRAY[softaudit.identity(target)] || new_columns WHERE r.table_id = known.table_id;
+END
+$$;
+COMMENT ON FUNCTION softaudit.adopt(regclass) IS
+'makes the capture trigger of a restored table its own: numbers its columns as they are here';
+
+CREATE FUNCTION softaudit.after_ddl(partitions_may_be_new boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -92,6 +124,8 @@ BEGIN
                 WHERE c.classid = 'pg_namespace'::regclass
     LOOP
         PERFORM softaudit.resync(rel::regclass);
+        PERFORM softaudit.note_trigger_state(rel::regclass);
+        CONTINUE WHEN NOT partitions_may_be_new;
         /* New partitions of an enabled table, at any level below it. */
         FOR root, leaf IN
             SELECT a.relid, t.relid
@@ -100,6 +134,8 @@ BEGIN
              CROSS JOIN LATERAL pg_partition_tree(rel) t
               JOIN pg_class c ON c.oid = t.relid AND c.relkind <> 'f'
              WHERE a.relid <> t.relid
+               -- amid a restore the root may be without its trigger yet
+               AND softaudit.trigger_args(a.relid) IS NOT NULL
                AND NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = t.relid AND g.tgname = '!softaudit_truncate')
         LOOP
             SELECT * INTO known FROM softaudit.registry r WHERE r.relation = root;
@@ -132,7 +168,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION softaudit.after_ddl() IS
+COMMENT ON FUNCTION softaudit.after_ddl(boolean) IS
 'acts on a DDL command that may concern audited tables';
 
 CREATE FUNCTION softaudit.put_truncate_trigger(leaf regclass, root regclass) RETURNS void
@@ -154,7 +190,8 @@ COMMENT ON FUNCTION softaudit.put_truncate_trigger(regclass, regclass) IS
 
 CREATE FUNCTION softaudit.check_drop() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+SET standard_conforming_strings = on AS $$
 DECLARE
     lost text;
 BEGIN
@@ -174,6 +211,27 @@ $$;
 COMMENT ON FUNCTION softaudit.check_drop() IS
 'raises if a command dropped what the log is made of';
 
+CREATE FUNCTION softaudit.note_trigger_state(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+    state "char" := (SELECT g.tgenabled FROM pg_trigger g WHERE g.tgrelid = target AND g.tgname = '!softaudit_capture');
+BEGIN
+    SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target AND r.audit;
+    IF NOT FOUND OR state IS NULL OR state = known.trigger_state THEN
+        RETURN;
+    END IF;
+    UPDATE softaudit.registry r SET trigger_state = state WHERE r.table_id = known.table_id;
+    IF state = 'D' OR known.trigger_state = 'D' THEN
+        PERFORM softaudit.record_event(CASE state WHEN 'D' THEN 'DISABLE' ELSE 'ENABLE' END, known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('by', CASE state WHEN 'D' THEN 'DISABLE TRIGGER' ELSE 'ENABLE TRIGGER' END));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.note_trigger_state(regclass) IS
+'records that ALTER TABLE switched the capture trigger of a table off or on';
+
 CREATE FUNCTION softaudit.after_drop() RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -187,6 +245,17 @@ BEGIN
         UPDATE softaudit.registry r SET relation = NULL, dropped_at = now() WHERE r.table_id = known.table_id;
         PERFORM softaudit.record_event('DROP', known.schema_name, known.table_name, NULL,
                                        jsonb_build_object('table_id', known.table_id));
+    END LOOP;
+    FOR known IN SELECT r.* FROM softaudit.registry r
+                   JOIN pg_class c ON c.oid = r.relation
+                   JOIN pg_namespace n ON n.oid = c.relnamespace
+                   JOIN pg_event_trigger_dropped_objects() d ON d.object_type = 'trigger' AND d.original
+                    AND d.address_names = ARRAY[n.nspname::text, c.relname::text, '!softaudit_capture']
+                  WHERE r.audit
+    LOOP
+        UPDATE softaudit.registry r SET audit = false WHERE r.table_id = known.table_id;
+        PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('by', 'DROP TRIGGER'));
     END LOOP;
     FOR parent IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_dropped_objects() c
                     JOIN softaudit.registry r ON r.relation = c.objid

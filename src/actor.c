@@ -46,6 +46,7 @@ enum SessionAttr
 typedef struct KnownSession
 {
 	bool		written;
+	Oid			relid;			/* log_sessions as it was then; it may have been made anew */
 	SubTransactionId sub;		/* wrote it, while the transaction is open; then invalid */
 	int64		id;
 	Oid			user;
@@ -109,6 +110,7 @@ write_session(KnownSession *session)
 				 errhint("Run ALTER EXTENSION softaudit UPDATE.")));
 
 	session->id = sau_registry_nextval("log_session_id_seq");
+	session->relid = RelationGetRelid(rel);
 	session->user = GetSessionUserId();
 	session->origin = sau_compat_session_origin();
 	session->has_context = sau_guc_context && *sau_guc_context;
@@ -182,6 +184,7 @@ still_true(const KnownSession *session)
 	bool		has_context = sau_guc_context && *sau_guc_context;
 
 	return session->written &&
+		session->relid == sau_registry_relid("log_sessions", true) &&
 		session->user == GetSessionUserId() &&
 		session->origin == sau_compat_session_origin() &&
 		session->has_context == has_context &&

@@ -113,13 +113,15 @@ static void
 log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot)
 {
 	bool		has_key = sau_image_has_key(rel, relation);
+	bool		key_changed = has_key && !sau_image_same_key(rel, relation, oldslot, newslot);
 	bool		few[64];
 	bool	   *wanted = NULL;
 	int			natts = RelationGetNumberOfAttributes(relation);
 
 	if (rel->changes_only || rel->has_ignore)
 	{
-		bool		relevant = !rel->has_ignore;
+		/* a row's history would break off at a key that changed unlogged */
+		bool		relevant = !rel->has_ignore || key_changed;
 
 		wanted = natts > (int) lengthof(few) ? palloc(natts * sizeof(bool)) : few;
 		sau_image_compare(rel, relation, oldslot, newslot, wanted);
@@ -137,8 +139,7 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 		for (int i = 0; i < natts; i++)
 			wanted[i] = wanted[i] || key_columns[i];
 	}
-	log_change(rel, relation, SAU_UPDATE, oldslot, newslot, wanted,
-			   has_key && !sau_image_same_key(rel, relation, oldslot, newslot));
+	log_change(rel, relation, SAU_UPDATE, oldslot, newslot, wanted, key_changed);
 }
 
 /* ---- rows that move between partitions ---- */

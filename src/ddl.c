@@ -116,6 +116,22 @@ note_partition_drop(RangeVar *rv)
 		sau_owner_run("SELECT softaudit.before_drop_partition($1::pg_catalog.regclass)", 1, types, values, " ");
 }
 
+/*
+ * Before an owner changes his restored table: have its trigger know its columns, so
+ * that what follows can be followed.
+ */
+static void
+adopt(RangeVar *rv)
+{
+	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (OidIsValid(relid) && get_rel_relkind(relid) != RELKIND_INDEX &&
+		sau_compat_owns_relation(relid, GetUserId()))
+		sau_owner_run("SELECT softaudit.adopt($1::pg_catalog.regclass)", 1, types, values, " ");
+}
+
 PG_FUNCTION_INFO_V1(softaudit_ddl_start);
 
 /* ddl_command_start: refuse what would change or unguard the log. */
@@ -132,6 +148,8 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 		case T_AlterTableStmt:
 			if (is_ours(((AlterTableStmt *) tree)->relation))
 				check_alter_log((AlterTableStmt *) tree);
+			else
+				adopt(((AlterTableStmt *) tree)->relation);
 			break;
 		case T_RenameStmt:
 			{
@@ -141,6 +159,8 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 					refuse("ALTER SCHEMA ... RENAME");
 				if (is_ours(stmt->relation))
 					refuse("RENAME");
+				if (stmt->renameType == OBJECT_COLUMN)
+					adopt(stmt->relation);
 			}
 			break;
 		case T_AlterObjectSchemaStmt:
@@ -198,12 +218,19 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 	EventTriggerData *data = event_data(fcinfo);
 	Node	   *tree = data->parsetree;
 	bool		concerns = false;
+	bool		partitions = false;
+	ListCell   *lc;
 
 	if (is_idle())
 		return (Datum) 0;
 	switch (nodeTag(tree))
 	{
 		case T_AlterTableStmt:
+			concerns = true;
+			foreach(lc, ((AlterTableStmt *) tree)->cmds)
+				if (lfirst_node(AlterTableCmd, lc)->subtype == AT_AttachPartition)
+					partitions = true;
+			break;
 		case T_AlterObjectSchemaStmt:
 			concerns = true;
 			break;
@@ -212,7 +239,7 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 				((RenameStmt *) tree)->renameType == OBJECT_SCHEMA;
 			break;
 		case T_CreateStmt:
-			concerns = ((CreateStmt *) tree)->partbound != NULL;
+			concerns = partitions = ((CreateStmt *) tree)->partbound != NULL;
 			break;
 		case T_CreateSchemaStmt:
 			concerns = true;
@@ -221,7 +248,7 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 			break;
 	}
 	if (concerns)
-		run("SELECT softaudit.after_ddl()");
+		run(partitions ? "SELECT softaudit.after_ddl(true)" : "SELECT softaudit.after_ddl(false)");
 	return (Datum) 0;
 }
 

@@ -51,7 +51,7 @@
 
 /* Arguments of the capture trigger, as setup's SQL writes them. */
 #define ARG_TABLE_ID	0
-#define ARG_ROOT_OID	1
+#define ARG_IDENTITY	1		/* sau_registry_identity() of the table that was enabled */
 #define ARG_IMAGES		2
 #define ARG_COLUMNS		3		/* and all that follow: flags, attnum, ':', name */
 
@@ -478,6 +478,16 @@ resolve_column(SauRel *rel, Relation relation, Relation root, const char *arg)
 		rel->unresolved = true;
 }
 
+/*
+ * What tells a table from its copy in another database: in a restored one the numbers
+ * of columns may be others.  OIDs alone may come out the same there.
+ */
+char *
+sau_registry_identity(Oid relid)
+{
+	return psprintf("%u@%u/" UINT64_FORMAT, relid, MyDatabaseId, GetSystemIdentifier());
+}
+
 /* Build a description in a context of its own. */
 static SauRel *
 build_rel(Relation relation, Trigger *trigger)
@@ -487,7 +497,6 @@ build_rel(Relation relation, Trigger *trigger)
 	SauRel	   *rel = MemoryContextAllocZero(cxt, sizeof(SauRel));
 	Oid			relid = RelationGetRelid(relation);
 	Oid			registered = InvalidOid;
-	Oid			arg_root;
 	Oid			rootid = relid;
 	Relation	root = NULL;
 	bool		shape_ok;
@@ -503,7 +512,6 @@ build_rel(Relation relation, Trigger *trigger)
 						trigger->tgname, RelationGetRelationName(relation)),
 				 errhint("Drop it and call softaudit.enable() for the table.")));
 	rel->table_id = atoi(trigger->tgargs[ARG_TABLE_ID]);
-	arg_root = (Oid) strtoul(trigger->tgargs[ARG_ROOT_OID], NULL, 10);
 	rel->changes_only = strcmp(trigger->tgargs[ARG_IMAGES], "changes") == 0;
 	rel->natts = RelationGetNumberOfAttributes(relation);
 	rel->column_flags = MemoryContextAllocZero(cxt, Max(rel->natts, 1));
@@ -539,7 +547,7 @@ build_rel(Relation relation, Trigger *trigger)
 
 	if (trigger->tgnargs > ARG_COLUMNS)
 	{
-		if (arg_root == rootid)
+		if (strcmp(trigger->tgargs[ARG_IDENTITY], sau_registry_identity(rootid)) == 0)
 			root = (rootid == relid) ? relation : table_open(rootid, AccessShareLock);
 		for (int i = ARG_COLUMNS; i < trigger->tgnargs; i++)
 			resolve_column(rel, relation, root, trigger->tgargs[i]);

@@ -169,6 +169,15 @@ softaudit_check_top_level(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+PG_FUNCTION_INFO_V1(softaudit_identity);
+
+/* softaudit.identity(target regclass): what the capture trigger's arguments tell a table by. */
+Datum
+softaudit_identity(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(sau_registry_identity(PG_GETARG_OID(0))));
+}
+
 PG_FUNCTION_INFO_V1(softaudit_next_event_id);
 
 /* softaudit.next_event_id(): the next id of softaudit.events. */

@@ -162,6 +162,7 @@ extern void sau_registry_enter_internal(void);
 extern void sau_registry_leave_internal(void);
 extern SauRel *sau_registry_get(Relation relation, Trigger *trigger);
 extern Trigger *sau_registry_trigger(Relation relation);
+extern char *sau_registry_identity(Oid relid);
 extern SauRel *sau_registry_describe(Relation relation);
 extern int32 *sau_registry_groups(int32 table_id, int *ngroups);
 extern void sau_registry_names(int32 table_id, char **schema_name, char **table_name);

@@ -94,6 +94,7 @@ SELECT pg_describe_object(d.classid, d.objid, 0) AS without_comment
   FROM pg_depend d
  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
    AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'softaudit')
+   AND NOT EXISTS (SELECT FROM pg_type e WHERE d.classid = 'pg_type'::regclass AND e.typarray = d.objid)
    AND COALESCE(obj_description(d.objid, d.classid::regclass::name), '') = '';
 
 -- install: what anybody may execute (and capture(), which is of use in a trigger only)

@@ -256,7 +256,7 @@ CREATE TABLE virtual (id integer PRIMARY KEY, net numeric, gross numeric GENERAT
 SELECT softaudit.enable('virtual', soft_delete => false) \g /dev/null
 INSERT INTO virtual VALUES (1, 1.50);
 UPDATE virtual SET net = 2;
-SELECT 'wrong: ' || new_data FROM softaudit.history('virtual', 1) WHERE new_data ->> 'gross' IS DISTINCT FROM ((new_data ->> 'net')::numeric * 2)::text;
+SELECT 'wrong: ' || new_data::text FROM softaudit.history('virtual', 1) WHERE new_data ->> 'gross' IS DISTINCT FROM ((new_data ->> 'net')::numeric * 2)::text;
 SELECT 'wrong: ' || string_agg(new_data::text, ' ') FROM softaudit.history('virtual', 1) HAVING count(*) <> 2;
 SELECT t.skip();
 \endif
