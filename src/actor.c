@@ -19,6 +19,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/index.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "softaudit.h"
@@ -95,6 +96,9 @@ call_builtin(PGFunction function, Datum *result)
 static void
 write_session(KnownSession *session)
 {
+	static const Oid types[SESSION_NATTS] = {
+		INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INETOID, INT4OID, INT4OID, JSONBOID, TEXTOID
+	};
 	Relation	rel = table_open(sau_registry_relid("log_sessions", false), RowExclusiveLock);
 	Datum		values[SESSION_NATTS];
 	bool		nulls[SESSION_NATTS] = {false};
@@ -103,11 +107,7 @@ write_session(KnownSession *session)
 	ListCell   *lc;
 	TupleTableSlot *slot;
 
-	if (RelationGetNumberOfAttributes(rel) < SESSION_NATTS)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("\"%s.log_sessions\" does not have the columns that this library writes", SAU_SCHEMA),
-				 errhint("Run ALTER EXTENSION softaudit UPDATE.")));
+	sau_registry_check_layout(rel, types, lengthof(types));
 
 	session->id = sau_registry_nextval("log_session_id_seq");
 	session->relid = RelationGetRelid(rel);

@@ -117,8 +117,9 @@ note_partition_drop(RangeVar *rv)
 }
 
 /*
- * Before an owner changes his restored table: have its trigger know its columns, so
- * that what follows can be followed.
+ * Before an owner renames or drops a column of his restored table: have its trigger
+ * know the columns, so that the change can be followed.  A restore itself does neither,
+ * and must find the triggers as it makes them.
  */
 static void
 adopt(RangeVar *rv)
@@ -149,7 +150,16 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 			if (is_ours(((AlterTableStmt *) tree)->relation))
 				check_alter_log((AlterTableStmt *) tree);
 			else
-				adopt(((AlterTableStmt *) tree)->relation);
+			{
+				ListCell   *lc;
+
+				foreach(lc, ((AlterTableStmt *) tree)->cmds)
+					if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DropColumn)
+					{
+						adopt(((AlterTableStmt *) tree)->relation);
+						break;
+					}
+			}
 			break;
 		case T_RenameStmt:
 			{

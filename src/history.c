@@ -652,12 +652,16 @@ static void
 show_rows(FunctionCallInfo fcinfo, Reading *reading)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	static const Oid types[] = {
+		INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INETOID, INT4OID, INT4OID, JSONBOID, TEXTOID
+	};
 	Relation	sessions = table_open(sau_registry_relid("log_sessions", false), AccessShareLock);
 	char	   *schema_name;
 	char	   *table_name;
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit history row",
 											  ALLOCSET_DEFAULT_SIZES);
 
+	sau_registry_check_layout(sessions, types, lengthof(types));
 	sau_registry_names(reading->rel->table_id, &schema_name, &table_name);
 	for (int i = 0; i < reading->n; i++)
 	{

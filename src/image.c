@@ -918,6 +918,26 @@ push_text(SauJsonbState *state, JsonbIteratorToken token, const char *s)
 	sau_compat_push_jsonb(state, token, &v);
 }
 
+/* A type's name, qualified unless it is built in, quoted only where it must be. */
+static char *
+type_name(Oid typid)
+{
+	bool		save = quote_all_identifiers;
+	char	   *name = NULL;
+
+	quote_all_identifiers = false;
+	PG_TRY();
+	{
+		name = format_type_extended(typid, -1, typid >= FirstNormalObjectId ? FORMAT_TYPE_FORCE_QUALIFY : 0);
+	}
+	PG_FINALLY();
+	{
+		quote_all_identifiers = save;
+	}
+	PG_END_TRY();
+	return name;
+}
+
 /* The stand-in for a value that JSONB cannot hold: its type, size and digest. */
 static JEntry
 put_unrepresentable(SauBuf *out, Codec *codec, Datum value)
@@ -960,10 +980,7 @@ put_unrepresentable(SauBuf *out, Codec *codec, Datum value)
 	push_text(&state, WJB_KEY, "$softaudit");
 	push_text(&state, WJB_VALUE, "unrepresentable");
 	push_text(&state, WJB_KEY, "type");
-	push_text(&state, WJB_VALUE,
-			  format_type_extended(codec->atttypid, -1,
-								   codec->atttypid >= FirstNormalObjectId ?
-								   FORMAT_TYPE_FORCE_QUALIFY : 0));
+	push_text(&state, WJB_VALUE, type_name(codec->atttypid));
 	push_text(&state, WJB_KEY, "bytes");
 	v.type = jbvNumeric;
 	v.val.numeric = int64_to_numeric(len);

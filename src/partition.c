@@ -202,18 +202,8 @@ check_layout(Relation leaf)
 		INT8OID, TIMESTAMPTZOID, XID8OID, INT8OID, INT8OID, INT2OID, TEXTOID, TEXTOID,
 		JSONBOID, JSONBOID, JSONBOID, INT8OID, JSONBOID, TEXTOID, BYTEAOID
 	};
-	TupleDesc	desc = RelationGetDescr(leaf);
-	bool		good = desc->natts >= SAU_LOG_NATTS;
 
-	for (int i = 0; good && i < SAU_LOG_NATTS; i++)
-		good = TupleDescAttr(desc, i)->atttypid == types[i] &&
-			!TupleDescAttr(desc, i)->attisdropped;
-	if (!good)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("log partition \"%s\" does not have the columns that this library writes",
-						RelationGetRelationName(leaf)),
-				 errhint("Run ALTER EXTENSION softaudit UPDATE, and see that the library and the extension are of one version.")));
+	sau_registry_check_layout(leaf, types, lengthof(types));
 	checked_leaf = RelationGetRelid(leaf);
 }
 

@@ -295,6 +295,27 @@ sau_registry_trigger(Relation relation)
 }
 
 /*
+ * Refuse a relation of ours whose first columns are not of the types that this library
+ * reads and writes them as.
+ */
+void
+sau_registry_check_layout(Relation rel, const Oid *types, int n)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+	bool		good = desc->natts >= n;
+
+	for (int i = 0; good && i < n; i++)
+		good = TupleDescAttr(desc, i)->atttypid == types[i] &&
+			!TupleDescAttr(desc, i)->attisdropped;
+	if (!good)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("\"%s.%s\" does not have the columns that this library works with",
+						SAU_SCHEMA, RelationGetRelationName(rel)),
+				 errhint("Run ALTER EXTENSION softaudit UPDATE, and see that the library and the extension are of one version.")));
+}
+
+/*
  * Fetch a row of softaudit.registry by its id, or by its relation where table_id is
  * zero.  The newest committed row counts, whatever the transaction's snapshot: the
  * trigger that fired is as new.  The result is a copy, or NULL.
@@ -302,6 +323,9 @@ sau_registry_trigger(Relation relation)
 static HeapTuple
 registry_row(int32 table_id, Oid relid, TupleDesc *desc)
 {
+	static const Oid types[] = {
+		INT4OID, REGCLASSOID, INT4OID, NAMEOID, NAMEOID, NAMEARRAYOID, NAMEARRAYOID, INT4ARRAYOID, NAMEARRAYOID
+	};
 	Relation	registry = table_open(sau_registry_relid("registry", false), AccessShareLock);
 	Oid			index = sau_registry_relid(table_id != 0 ? "registry_pkey" : "registry_relation_key", false);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -309,6 +333,7 @@ registry_row(int32 table_id, Oid relid, TupleDesc *desc)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
+	sau_registry_check_layout(registry, types, lengthof(types));
 	if (table_id != 0)
 		ScanKeyInit(&key, REGISTRY_TABLE_ID, BTEqualStrategyNumber, F_INT4EQ,
 					Int32GetDatum(table_id));
@@ -689,11 +714,16 @@ sau_registry_get(Relation relation, Trigger *trigger)
 void
 sau_registry_secret(uint8 *secret, int len)
 {
+	static const Oid types[] = {BYTEAOID};
 	Relation	rel = table_open(sau_registry_relid("log_secret", false), AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
-	HeapTuple	tuple = systable_getnext(scan);
+	SysScanDesc scan;
+	HeapTuple	tuple;
 	bool		good = false;
+
+	sau_registry_check_layout(rel, types, lengthof(types));
+	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 0, NULL);
+	tuple = systable_getnext(scan);
 
 	if (HeapTupleIsValid(tuple))
 	{

@@ -161,6 +161,7 @@ extern bool sau_registry_is_internal(void);
 extern void sau_registry_enter_internal(void);
 extern void sau_registry_leave_internal(void);
 extern SauRel *sau_registry_get(Relation relation, Trigger *trigger);
+extern void sau_registry_check_layout(Relation rel, const Oid *types, int n);
 extern Trigger *sau_registry_trigger(Relation relation);
 extern char *sau_registry_identity(Oid relid);
 extern SauRel *sau_registry_describe(Relation relation);

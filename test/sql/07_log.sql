@@ -283,7 +283,7 @@ BEGIN
     INSERT INTO s07.a VALUES (4000, 'x');
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
     GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
-    RAISE INFO '% %', regexp_replace(SQLERRM, '"log_g.*"', '"log_g..."'), hint;
+    RAISE INFO '% %', regexp_replace(SQLERRM, '"softaudit.log_g.*"', '"softaudit.log_g..."'), hint;
 END $$;
 ROLLBACK;
 BEGIN;
