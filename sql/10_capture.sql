@@ -46,7 +46,7 @@ COMMENT ON FUNCTION softaudit.identity(regclass) IS
 'what tells a table from its restored copy: its OID, the database''s, the system''s identifier';
 
 CREATE FUNCTION softaudit.is_active() RETURNS boolean
-LANGUAGE sql STABLE PARALLEL RESTRICTED
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED
 RETURN EXISTS (SELECT 1 FROM pg_catalog.pg_settings
                 WHERE name = 'softaudit.actor_setting' AND short_desc IS NOT NULL);
 COMMENT ON FUNCTION softaudit.is_active() IS

@@ -38,7 +38,7 @@ COMMENT ON FUNCTION softaudit.own_alone(regclass) IS
 'takes back what default privileges gave away of a relation that was just made';
 
 CREATE FUNCTION softaudit.unguarded() RETURNS SETOF regclass
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT c.oid::regclass FROM pg_class c
      WHERE c.relnamespace = 'softaudit'::regnamespace AND c.relkind IN ('r', 'p')
@@ -51,7 +51,7 @@ COMMENT ON FUNCTION softaudit.unguarded() IS
 'relations of the log whose append-only guards are missing or disabled';
 
 CREATE FUNCTION softaudit.ensure_log() RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 DECLARE
@@ -228,7 +228,7 @@ COMMENT ON FUNCTION softaudit.next_event_id() IS
 'the next id of softaudit.events';
 
 CREATE FUNCTION softaudit.record_event(event text, schema_name name, relation name, reason text, details jsonb) RETURNS void
-LANGUAGE sql VOLATILE PARALLEL UNSAFE
+LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO softaudit.events (event_id, event, schema_name, relation, actor, reason, details)
     VALUES (softaudit.next_event_id(), event, schema_name, relation, softaudit.actor(), reason, details)
@@ -239,7 +239,7 @@ COMMENT ON FUNCTION softaudit.record_event(text, name, name, text, jsonb) IS
 /* ---- partitions ---- */
 
 CREATE FUNCTION softaudit.check_partition_by(step interval) RETURNS void
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     months integer := extract(year FROM step) * 12 + extract(month FROM step);
@@ -296,7 +296,7 @@ COMMENT ON FUNCTION softaudit.partition_bounds(integer) IS
 'the leaves of a log group with their ranges; the default leaf has NULL for both bounds';
 
 CREATE FUNCTION softaudit.create_leaf(group_id integer, leaf_name name, lower_bound timestamptz, upper_bound timestamptz) RETURNS regclass
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 DECLARE
@@ -330,7 +330,7 @@ COMMENT ON FUNCTION softaudit.create_leaf(integer, name, timestamptz, timestampt
 'makes a leaf of a log group for a range, with the rows of that range that the default leaf took in; bounds of NULL make the default leaf';
 
 CREATE FUNCTION softaudit.is_ahead(group_id integer) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT COALESCE(bool_or(b.lower_bound <= now() AND b.upper_bound > now()) AND max(b.upper_bound) > now() + g.partition_by, false)
       FROM softaudit.log_groups g CROSS JOIN LATERAL softaudit.partition_bounds(g.group_id) b
@@ -341,7 +341,7 @@ COMMENT ON FUNCTION softaudit.is_ahead(integer) IS
 'whether a log group has a leaf for now and one for what follows';
 
 CREATE FUNCTION softaudit.create_ahead(group_id integer, max_moved bigint) RETURNS bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET TimeZone = 'UTC' AS $$
 DECLARE
@@ -414,7 +414,7 @@ COMMENT ON FUNCTION softaudit.create_ahead(integer, bigint) IS
 'makes the missing leaves of a log group, current and ahead; moves up to about max_moved rows home from the default leaf (NULL: leaves ranges that hold rows alone); returns how many it moved';
 
 CREATE FUNCTION softaudit.ensure_group(name_given name, step interval, keep interval) RETURNS integer
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET IntervalStyle = 'postgres'
 SET client_min_messages = warning AS $$

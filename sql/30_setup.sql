@@ -37,7 +37,7 @@ COMMENT ON FUNCTION softaudit.reset(regclass, name) IS
 'gives a setting of a table its first value back; for the table''s owner';
 
 CREATE FUNCTION softaudit.refuse_soft_delete(what text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RAISE EXCEPTION '% is not available in this version of softaudit', what
@@ -49,7 +49,7 @@ COMMENT ON FUNCTION softaudit.refuse_soft_delete(text) IS
 'raises feature_not_supported';
 
 CREATE FUNCTION softaudit.first_settings() RETURNS jsonb
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 RETURN '{"soft_delete": true, "audit": true, "images": "full", "exclude": [], "redact": [], "ignore": [],
          "partition_by": "1 month", "keep_log": null, "log_group": null, "replicated": false}'::jsonb;
@@ -61,7 +61,7 @@ CREATE FUNCTION softaudit.enable_apply(
     redact name[], ignore name[], partition_by interval, keep_log interval, log_group name,
     replicated boolean, keep_unique name[], purge_after interval, live_unique boolean
 ) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 BEGIN
     IF deleted_at IS NOT NULL OR keep_unique IS NOT NULL OR purge_after IS NOT NULL OR live_unique IS NOT NULL THEN
@@ -80,7 +80,7 @@ COMMENT ON FUNCTION softaudit.enable_apply(regclass, boolean, boolean, name, tex
 'enable() as the extension''s owner';
 
 CREATE FUNCTION softaudit.reset_apply(target regclass, setting name) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF setting IS NULL OR NOT softaudit.first_settings() ? setting::text THEN
@@ -106,7 +106,7 @@ COMMENT ON FUNCTION softaudit.reset_apply(regclass, name) IS
 'reset() as the extension''s owner';
 
 CREATE FUNCTION softaudit.check_columns(target regclass, setting text, columns name[]) RETURNS void
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     col name;
@@ -125,7 +125,7 @@ COMMENT ON FUNCTION softaudit.check_columns(regclass, text, name[]) IS
 'raises undefined_column for a name that is not a column of the table';
 
 CREATE FUNCTION softaudit.key_of(target regclass, OUT key_columns name[], OUT key_types text[])
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT COALESCE(array_agg(a.attname ORDER BY k.ord), '{}'),
            -- by a type of PostgreSQL's own: history_of() casts to it, and must run nobody's code
@@ -147,7 +147,7 @@ COMMENT ON FUNCTION softaudit.key_of(regclass) IS
 'columns and types of a table''s primary key; empty if it has none';
 
 CREATE FUNCTION softaudit.column_args(target regclass, exclude name[], redact name[], ignore name[]) RETURNS text[]
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT COALESCE(array_agg(concat(CASE WHEN c.col = ANY (exclude) THEN 'x' END,
                                      CASE WHEN c.col = ANY (redact) THEN 'r' END,
@@ -160,7 +160,7 @@ COMMENT ON FUNCTION softaudit.column_args(regclass, name[], name[], name[]) IS
 'how the capture trigger''s arguments name columns: flags (x exclude, r redact, i ignore), number, name';
 
 CREATE FUNCTION softaudit.put_triggers(target regclass, table_id integer, images text, column_args text[], replicated boolean) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 DECLARE
@@ -193,7 +193,7 @@ COMMENT ON FUNCTION softaudit.put_triggers(regclass, integer, text, text[], bool
 'puts the capture triggers on a table and its partitions';
 
 CREATE FUNCTION softaudit.drop_triggers(target regclass) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 DECLARE
@@ -209,7 +209,7 @@ COMMENT ON FUNCTION softaudit.drop_triggers(regclass) IS
 'takes the capture triggers off a table and its partitions';
 
 CREATE FUNCTION softaudit.configure(target regclass, given jsonb) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
@@ -374,7 +374,7 @@ COMMENT ON FUNCTION softaudit.configure(regclass, jsonb) IS
 'gives a table the settings that the object names and keeps its others';
 
 CREATE FUNCTION softaudit.disable_apply(target regclass, soft_delete boolean, audit boolean, force boolean) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known record;

@@ -35,7 +35,7 @@ COMMENT ON FUNCTION softaudit.redacted(jsonb) IS
 'the digest that stands for a value of a redacted column; NULL for a JSON null';
 
 CREATE FUNCTION softaudit.dropped_key_image(key_columns name[], key_types text[], redact name[], key text) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 SET TimeZone = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1
 AS $$

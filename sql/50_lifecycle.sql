@@ -11,7 +11,7 @@ COMMENT ON FUNCTION softaudit.maintain_step(integer) IS
 'one bounded step of maintain() for a log group; returns how many rows it moved home; for whoever may execute maintain()';
 
 CREATE FUNCTION softaudit.maintain_step_apply(log_group integer) RETURNS bigint
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '2s' AS $$
 BEGIN
@@ -30,7 +30,7 @@ COMMENT ON FUNCTION softaudit.maintain_step_apply(integer) IS
 'maintain_step() as the extension''s owner';
 
 CREATE FUNCTION softaudit.maintain_groups() RETURNS integer[]
-LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+LANGUAGE plpgsql STABLE SECURITY DEFINER CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF to_regclass('softaudit.log_groups') IS NULL THEN

@@ -17,7 +17,7 @@ LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_table_rewri
 COMMENT ON FUNCTION softaudit.table_rewrite() IS 'event trigger function: records rewrites of audited tables';
 
 CREATE FUNCTION softaudit.resync(target regclass) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
@@ -71,7 +71,7 @@ COMMENT ON FUNCTION softaudit.resync(regclass) IS
 'brings the registry and the capture trigger of a table up to date after ALTER TABLE';
 
 CREATE FUNCTION softaudit.adopt(target regclass) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
@@ -103,7 +103,7 @@ COMMENT ON FUNCTION softaudit.adopt(regclass) IS
 'makes the capture trigger of a restored table its own: numbers its columns as they are here';
 
 CREATE FUNCTION softaudit.after_ddl(partitions_may_be_new boolean) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel oid;
@@ -172,7 +172,7 @@ COMMENT ON FUNCTION softaudit.after_ddl(boolean) IS
 'acts on a DDL command that may concern audited tables';
 
 CREATE FUNCTION softaudit.put_truncate_trigger(leaf regclass, root regclass) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 BEGIN
@@ -189,7 +189,7 @@ COMMENT ON FUNCTION softaudit.put_truncate_trigger(regclass, regclass) IS
 'gives a new partition the TRUNCATE trigger of its root';
 
 CREATE FUNCTION softaudit.check_drop() RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET standard_conforming_strings = on AS $$
 DECLARE
@@ -212,7 +212,7 @@ COMMENT ON FUNCTION softaudit.check_drop() IS
 'raises if a command dropped what the log is made of';
 
 CREATE FUNCTION softaudit.note_trigger_state(target regclass) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
@@ -233,7 +233,7 @@ COMMENT ON FUNCTION softaudit.note_trigger_state(regclass) IS
 'records that ALTER TABLE switched the capture trigger of a table off or on';
 
 CREATE FUNCTION softaudit.after_drop() RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
@@ -269,7 +269,7 @@ COMMENT ON FUNCTION softaudit.after_drop() IS
 'acts on dropped objects that concern audited tables or the log';
 
 CREATE FUNCTION softaudit.before_drop_partition(leaf regclass) RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
@@ -287,7 +287,7 @@ COMMENT ON FUNCTION softaudit.before_drop_partition(regclass) IS
 'records that a partition of an audited table is dropped: its rows go, and no row trigger fires';
 
 CREATE FUNCTION softaudit.before_rewrite() RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel oid := pg_event_trigger_table_rewrite_oid();
@@ -305,7 +305,7 @@ COMMENT ON FUNCTION softaudit.before_rewrite() IS
 'records that ALTER TABLE rewrites an audited table';
 
 CREATE FUNCTION softaudit.before_drop() RETURNS void
-LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 DECLARE
