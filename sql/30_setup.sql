@@ -192,6 +192,23 @@ $$;
 COMMENT ON FUNCTION softaudit.put_triggers(regclass, integer, text, text[], boolean) IS
 'puts the capture triggers on a table and its partitions';
 
+CREATE FUNCTION softaudit.trigger_settings(target regclass) RETURNS jsonb
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    -- as a dump of the single table brought them along
+    SELECT COALESCE((
+        SELECT jsonb_build_object(
+                   'images', t.args[3],
+                   'exclude', ARRAY(SELECT substr(c, strpos(c, ':') + 1) FROM unnest(t.args[4:]) c WHERE c ~ '^[ri]*x'),
+                   'redact', ARRAY(SELECT substr(c, strpos(c, ':') + 1) FROM unnest(t.args[4:]) c WHERE c ~ '^[xi]*r'),
+                   'ignore', ARRAY(SELECT substr(c, strpos(c, ':') + 1) FROM unnest(t.args[4:]) c WHERE c ~ '^[xr]*i'),
+                   'replicated', EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = target AND g.tgname = '!softaudit_capture' AND g.tgenabled = 'A'))
+          FROM (SELECT softaudit.trigger_args(target) AS args) t
+         WHERE t.args IS NOT NULL), '{}')
+$$;
+COMMENT ON FUNCTION softaudit.trigger_settings(regclass) IS
+'the settings that a capture trigger carries; an empty object if the table has none';
+
 CREATE FUNCTION softaudit.drop_triggers(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -237,7 +254,7 @@ BEGIN
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
     is_new := NOT FOUND;
     was_audited := NOT is_new AND known.audit AND softaudit.trigger_args(target) IS NOT NULL;
-    old_settings := CASE WHEN is_new THEN softaudit.first_settings()
+    old_settings := CASE WHEN is_new THEN softaudit.first_settings() || softaudit.trigger_settings(target)
         ELSE jsonb_build_object('soft_delete', known.soft_delete, 'audit', true, 'images', known.images,
                                 'exclude', known.exclude, 'redact', known.redact, 'ignore', known.ignore,
                                 'partition_by', known.partition_by, 'keep_log', known.keep_log,
@@ -343,6 +360,14 @@ BEGIN
      * Told by the catalog to every session: the trigger's arguments are the settings.  The
      * registry keeps those that name columns, for the time that disable() leaves no trigger.
      */
+    -- a partition that was enabled on its own before it was attached is now a part of this table
+    FOR follower IN SELECT r.* FROM pg_partition_tree(target) t JOIN softaudit.registry r ON r.relation = t.relid
+                     WHERE t.relid <> target AND r.audit LOOP
+        UPDATE softaudit.registry r SET audit = false WHERE r.table_id = follower.table_id;
+        PERFORM softaudit.record_event('DISABLE', follower.schema_name, follower.table_name, NULL,
+                                       jsonb_build_object('by', format('enable() of %s', target)));
+        RAISE NOTICE 'audit: partition "%" is now audited as a part of "%"', follower.relation, target;
+    END LOOP;
     new_args := softaudit.column_args(target, x_exclude, x_redact, x_ignore);
     PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_args, known.replicated);
     UPDATE softaudit.registry r SET column_args = ARRAY[softaudit.identity(target)] || new_args, trigger_state = CASE WHEN known.replicated THEN 'A' ELSE 'O' END

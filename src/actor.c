@@ -26,8 +26,10 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 enum SessionAttr
 {
@@ -61,6 +63,21 @@ typedef struct KnownSession
 
 static KnownSession known[KNOWN_SESSIONS];
 static int	current = 0;		/* the one that was asked for last */
+
+/* A role was renamed, perhaps: what was written says its old name. */
+static void
+role_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	for (int i = 0; i < KNOWN_SESSIONS; i++)
+		known[i].written = false;
+}
+
+/* Register the invalidation callback; called once when the library is loaded. */
+void
+sau_actor_init(void)
+{
+	CacheRegisterSyscacheCallback(AUTHOID, role_callback, (Datum) 0);
+}
 
 /*
  * The asserted name of who acts: the value of the setting that

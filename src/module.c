@@ -160,6 +160,7 @@ void
 _PG_init(void)
 {
 	sau_guc_init();
+	sau_actor_init();
 	sau_registry_init();
 	sau_partition_init();
 	sau_log_init();

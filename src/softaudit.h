@@ -146,6 +146,7 @@ extern uint64 sau_guc_context_generation;
 extern void sau_guc_init(void);
 
 /* actor.c: who acts, in which session */
+extern void sau_actor_init(void);
 extern const char *sau_actor_name(void);
 extern int64 sau_actor_session(void);
 extern void sau_actor_xact_end(bool committed);

@@ -56,8 +56,8 @@ add_pgtap() {
         sed 's/^deb /deb-src /' /etc/apt/sources.list >/etc/apt/sources.list.d/src.list
         apt-get update -q
         mkdir -p /usr/src/pgtap; cd /usr/src/pgtap
-        apt-get source -q --download-only pgtap
+        apt-get source -q --download-only --tar-only pgtap
         tar -x --strip-components=1 -f pgtap_*.orig.tar.*
-        make -s PG_CONFIG=/usr/lib/postgresql/19/bin/pg_config
+        make -s PG_CONFIG=/usr/lib/postgresql/19/bin/pg_config all
         make -s PG_CONFIG=/usr/lib/postgresql/19/bin/pg_config install"
 }

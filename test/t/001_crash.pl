@@ -6,6 +6,8 @@
 
 use strict;
 use warnings;
+use Cwd qw(realpath);
+use File::Spec;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -44,12 +46,13 @@ SELECT softaudit.enable('part', soft_delete => false);
 # directory, and the last backends outlive the postmaster by a moment.
 sub crash
 {
+	my $home = realpath($node->data_dir);
 	my ($pid) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
 
 	$node->kill9;
 	for (1 .. 600)
 	{
-		my @left = grep { (readlink("$_/cwd") // '') eq $node->data_dir } glob('/proc/[0-9]*');
+		my @left = grep { (readlink("$_/cwd") // '') eq $home } glob('/proc/[0-9]*');
 		return if !@left && !kill(0, $pid);
 		usleep(100_000);
 	}
@@ -149,7 +152,7 @@ for my $round (1 .. $rounds)
 		ANALYZE;
 		DROP TABLE IF EXISTS ledger, logged;
 		CREATE TABLE ledger (worker int, n int);
-		COPY ledger FROM '$ledger';
+		COPY ledger FROM '" . File::Spec->rel2abs($ledger) . "';
 		CREATE TABLE logged AS
 		SELECT (c.new_data ->> 'worker')::int AS worker, (c.new_data ->> 'n')::int AS n, p.n_rows
 		  FROM softaudit.changes c
