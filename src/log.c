@@ -45,6 +45,12 @@
 /* The buffer keeps at most this much when it is empty. */
 #define KEEP_BYTES		(4 * 1024 * 1024)
 
+/*
+ * Append at the end: the free space map would have rows fill what is left in old pages,
+ * each of which would be read, dirtied and written to the WAL for it.
+ */
+#define INSERT_OPTIONS	TABLE_INSERT_SKIP_FSM
+
 /* Rows given to one table_multi_insert(). */
 #define CHUNK_ROWS		100
 
@@ -482,7 +488,7 @@ insert_heap(Relation leaf, const int *which, int n, CommandId cid, ItemPointerDa
 		tuple->t_data = (HeapTupleHeader) (arena.data + rows[which[0]].off);
 		tuple->t_tableOid = RelationGetRelid(leaf);
 		ItemPointerSetInvalid(&tuple->t_self);
-		heap_insert(leaf, tuple, cid, 0, NULL);
+		heap_insert(leaf, tuple, cid, INSERT_OPTIONS, NULL);
 		tids[0] = tuple->t_self;
 		return;
 	}
@@ -512,7 +518,7 @@ insert_heap(Relation leaf, const int *which, int n, CommandId cid, ItemPointerDa
 			ExecStoreHeapTuple(tuple, slots[i], false);
 			slots[i]->tts_flags |= TTS_FLAG_SHOULDFREE;
 		}
-		table_multi_insert(leaf, slots, chunk, cid, 0, NULL);
+		table_multi_insert(leaf, slots, chunk, cid, INSERT_OPTIONS, NULL);
 		for (int i = 0; i < chunk; i++)
 		{
 			tids[done + i] = slots[i]->tts_tid;

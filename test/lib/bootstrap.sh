@@ -34,6 +34,7 @@ need_packages() {
 
 # the server that the two commands use
 need_server() {
+    [ "$(id -u)" = 0 ] || die 'run as root: it installs, and starts servers as another user'
     need_packages postgresql-15 postgresql-server-dev-15 gcc make libc6-dev perl procps util-linux
     id postgres >/dev/null 2>&1 || die 'there is no user postgres to run a server as'
     pg_config=/usr/lib/postgresql/15/bin/pg_config
