@@ -192,10 +192,10 @@ parse_key(SauRel *rel, Relation relation, GivenKey given)
 		else
 		{
 			/* not through text under settings of the caller that may not round-trip */
-			int			level = sau_image_pin_settings();
+			int			level = sau_codec_pin_all();
 
 			put_key_value(relation, attnums[0], key_text(given), slot);
-			sau_image_unpin_settings(level);
+			sau_codec_unpin(level);
 		}
 	}
 	else

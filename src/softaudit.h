@@ -3,8 +3,8 @@
  *		The map of the module: what each file offers to the files above it.
  *
  * Calls go down only.  The floors, lowest first:
- *	 0 softaudit.h, compat.h, buf	1 guc	2 registry	3 actor, owner, image, partition
- *	 4 log	5 capture, history, ddl, setup	6 module
+ *	 0 softaudit.h, compat.h, buf	1 guc	2 registry	3 actor, owner, codec, partition
+ *	 4 image	5 log	6 capture, history, ddl, setup	7 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -15,7 +15,7 @@
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
-#include "nodes/bitmapset.h"
+#include "nodes/execnodes.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -177,6 +177,55 @@ extern void sau_registry_init(void);
 /* owner.c: our SQL as the extension's owner */
 extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
 
+/* codec.c: one value to JSONB */
+typedef enum SauCodecKind
+{
+	SAU_CODEC_BOOL,
+	SAU_CODEC_INT2,
+	SAU_CODEC_INT4,
+	SAU_CODEC_INT8,
+	SAU_CODEC_FLOAT4,
+	SAU_CODEC_FLOAT8,
+	SAU_CODEC_NUMERIC,
+	SAU_CODEC_DATE,
+	SAU_CODEC_TIMESTAMP,
+	SAU_CODEC_TIMESTAMPTZ,
+	SAU_CODEC_TEXT,					/* varlena whose payload is the text */
+	SAU_CODEC_NAME,
+	SAU_CODEC_UUID,
+	SAU_CODEC_BYTEA,
+	SAU_CODEC_JSONB,
+	SAU_CODEC_OUTPUT,				/* output function */
+	SAU_CODEC_JSON,					/* to_jsonb(), guarded where the text looks risky */
+	SAU_CODEC_TO_JSONB				/* to_jsonb() */
+} SauCodecKind;
+
+/* How the values of one column are written. */
+typedef struct SauCodec
+{
+	AttrNumber	attno;
+	SauCodecKind	kind;
+	bool		guarded;
+	bool		redact;
+	bool		is_virtual;
+	int			pins;
+	int16		typlen;
+	bool		typbyval;
+	Oid			atttypid;
+	int			namelen;
+	char	   *name;
+	FmgrInfo	fn;
+	ExprState  *expr;			/* of a virtual generated column */
+} SauCodec;
+
+extern void sau_codec_choose(SauCodec *codec, MemoryContext cxt);
+extern JEntry sau_codec_put(SauBuf *out, SauCodec *codec, Datum value);
+extern JEntry sau_codec_put_standin(SauBuf *out, SauCodec *codec, Datum value);
+extern bool sau_codec_whole_number(const char *num, Size len, uint64 *result);
+extern int	sau_codec_pin(int pins);
+extern int	sau_codec_pin_all(void);
+extern void sau_codec_unpin(int level);
+
 /* image.c: tuple to JSONB */
 extern void sau_image_full(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
 extern void sau_image_some(SauRel *rel, Relation relation, TupleTableSlot *slot, const bool *wanted, SauBuf *out);
@@ -189,8 +238,6 @@ extern bool sau_image_same_key(SauRel *rel, Relation relation, TupleTableSlot *o
 extern int	sau_image_compare(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot, bool *changed);
 extern const bool *sau_image_key_columns(SauRel *rel, Relation relation);
 extern const AttrNumber *sau_image_key_attnums(SauRel *rel, Relation relation, int *nkeys);
-extern int	sau_image_pin_settings(void);
-extern void sau_image_unpin_settings(int level);
 
 /* partition.c: which leaf of the log takes a row */
 typedef struct SauLeaf
