@@ -26,10 +26,17 @@ need_packages() {
         mkdir -p /etc/postgresql-common/createcluster.d
         echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/softaudit.conf
     fi
+    # nothing that is installed here is to run as a service
+    local policy=
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
     log=$(mktemp)
     { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null ||
-        { tail -n 30 "$log" >&2; rm -f "$log"; die "could not install ${missing[*]}"; }
-    rm -f "$log"
+        { tail -n 30 "$log" >&2; rm -f "$log" ${policy:+"$policy"}; die "could not install ${missing[*]}"; }
+    rm -f "$log" ${policy:+"$policy"}
 }
 
 # the server that the two commands use
