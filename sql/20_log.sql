@@ -166,7 +166,8 @@ BEGIN
         COMMENT ON TABLE softaudit.log IS
             'the audit log: partitioned by log group, then by range of changed_at; append-only';
         PERFORM softaudit.own_alone('softaudit.log');
-        CREATE INDEX log_row_ref_idx ON softaudit.log (row_ref);
+        -- to look for duplicates costs each insert more than the space is worth
+        CREATE INDEX log_row_ref_idx ON softaudit.log (row_ref) WITH (deduplicate_items = off);
         CREATE INDEX log_old_row_ref_idx ON softaudit.log (old_row_ref) WHERE old_row_ref IS NOT NULL;
         -- pglz costs more than it saves on rows of this size
         IF EXISTS (SELECT FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)) THEN

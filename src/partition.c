@@ -27,6 +27,7 @@
 #include "partitioning/partdesc.h"
 #include "softaudit.h"
 #include "storage/lmgr.h"
+#include "storage/sinval.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -102,9 +103,14 @@ look_up(Route *route, TimestampTz changed_at)
 	PartitionBoundInfo bound;
 	Datum		value = TimestampTzGetDatum(changed_at);
 	bool		is_equal;
+	TimestampTz lower = DT_NOBEGIN;
+	TimestampTz upper = DT_NOEND;
 	int			off;
 	int			part;
 
+	/* holds for no time, should an error end this */
+	route->lower = DT_NOEND;
+	route->upper = DT_NOBEGIN;
 	route->parent = group_relid(route->log_group);
 	parent = table_open(route->parent, AccessShareLock);
 	if (parent->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
@@ -114,8 +120,6 @@ look_up(Route *route, TimestampTz changed_at)
 	key = RelationGetPartitionKey(parent);
 	desc = RelationGetPartitionDesc(parent, true);
 	bound = desc->boundinfo;
-	route->lower = DT_NOBEGIN;
-	route->upper = DT_NOEND;
 	part = -1;
 	if (desc->nparts > 0)
 	{
@@ -123,9 +127,9 @@ look_up(Route *route, TimestampTz changed_at)
 											bound, 1, &value, &is_equal);
 		part = bound->indexes[off + 1];
 		if (off >= 0 && bound->kind[off][0] == PARTITION_RANGE_DATUM_VALUE)
-			route->lower = DatumGetTimestampTz(bound->datums[off][0]);
+			lower = DatumGetTimestampTz(bound->datums[off][0]);
 		if (off + 1 < bound->ndatums && bound->kind[off + 1][0] == PARTITION_RANGE_DATUM_VALUE)
-			route->upper = DatumGetTimestampTz(bound->datums[off + 1][0]);
+			upper = DatumGetTimestampTz(bound->datums[off + 1][0]);
 		if (part < 0)
 			part = bound->default_index;
 	}
@@ -137,6 +141,8 @@ look_up(Route *route, TimestampTz changed_at)
 				 errhint("Run CALL softaudit.maintain() to have the default partition made again.")));
 	route->leaf.relid = desc->oids[part];
 	route->leaf_known = false;
+	route->lower = lower;
+	route->upper = upper;
 	table_close(parent, AccessShareLock);
 }
 
@@ -237,12 +243,19 @@ sau_partition_open(int32 log_group, TimestampTz changed_at, SauLeaf *leaf)
 	{
 		Relation	rel;
 
+		/*
+		 * As RangeVarGetRelidExtended() does it: what matters is whether messages came
+		 * in meanwhile.  The flag alone would never settle in a server that throws its
+		 * caches away at every chance (debug_discard_caches).
+		 */
+		uint64		messages = SharedInvalidMessageCounter;
+
 		CHECK_FOR_INTERRUPTS();
 		if (!route->valid || changed_at < route->lower || changed_at >= route->upper)
 		{
-			look_up(route, changed_at);
-			/* An invalidation that the lock below brings in clears it again. */
+			/* before the look-up: an invalidation amid it counts */
 			route->valid = true;
+			look_up(route, changed_at);
 		}
 		rel = try_table_open(route->leaf.relid, RowExclusiveLock);
 		if (rel == NULL)
@@ -250,12 +263,12 @@ sau_partition_open(int32 log_group, TimestampTz changed_at, SauLeaf *leaf)
 			route->valid = false;
 			continue;
 		}
-		if (route->valid && !route->leaf_known)
+		if (!route->leaf_known)
 		{
 			sau_partition_leaf_indexes(rel, &route->leaf);
 			route->leaf_known = true;
 		}
-		if (route->valid)
+		if (route->valid || messages == SharedInvalidMessageCounter)
 		{
 			if (RelationGetRelid(rel) != checked_leaf)
 				check_layout(rel);
