@@ -10,7 +10,8 @@
  * sees the log row, however late it is flushed.
  *
  * Rows are flushed
- *	- at the end of the statement that they were captured in,
+ *	- at the end of the statement that they were captured in, unless the transaction
+ *	  goes on and few wait (sau_log_statement_flush()),
  *	- when MAX_ROWS or MAX_BYTES are waiting,
  *	- before a query or utility command starts that could read the log,
  *	- before the transaction commits or is prepared.
@@ -41,6 +42,9 @@
 
 #define MAX_ROWS		1000
 #define MAX_BYTES		(1024 * 1024)
+
+/* As long as fewer wait, they may wait past the end of their statement. */
+#define DEFER_ROWS		500
 
 /* The buffer keeps at most this much when it is empty. */
 #define KEEP_BYTES		(4 * 1024 * 1024)
@@ -680,12 +684,21 @@ sau_log_statement_begin(void)
 
 /*
  * A statement ends without an error: what it captured goes into the log, unless an
- * outer one still gathers; its end, or a reader, will take them all together.
+ * outer one still gathers, or the transaction goes on; the end of either, a reader, or
+ * the number of rows will take them all together.
  */
 void
 sau_log_statement_flush(void)
 {
 	if (n_waiting == 0)
+		return;
+	/*
+	 * Rows of small statements may wait for more of their kind while the transaction
+	 * goes on: nobody can see the log before a reader has them flushed, and without a
+	 * savepoint to fall back to, an error would end the transaction now as later.
+	 */
+	if (n_waiting < DEFER_ROWS && GetCurrentTransactionNestLevel() == 1 &&
+		(statement_depth > 1 || IsTransactionBlock()))
 		return;
 	for (int i = 0; i < n_rows; i++)
 		if (rows[i].waiting)
