@@ -14,7 +14,7 @@ is_installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" 
 
 # need_packages NAME...: install those that are missing
 need_packages() {
-    local missing=() p log
+    local missing=() p
     for p in "$@"; do
         is_installed "$p" || missing+=("$p")
     done
@@ -26,17 +26,20 @@ need_packages() {
         mkdir -p /etc/postgresql-common/createcluster.d
         echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/softaudit.conf
     fi
-    # nothing that is installed here is to run as a service
-    local policy=
-    if [ ! -e /usr/sbin/policy-rc.d ]; then
-        policy=/usr/sbin/policy-rc.d
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod +x "$policy"
-    fi
-    log=$(mktemp)
-    { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null ||
-        { tail -n 30 "$log" >&2; rm -f "$log" ${policy:+"$policy"}; die "could not install ${missing[*]}"; }
-    rm -f "$log" ${policy:+"$policy"}
+    (
+        log=$(mktemp) policy=
+        # left behind, the policy would keep the machine's own services from starting
+        trap 'rm -f "$log" ${policy:+"$policy"}' EXIT
+        trap 'exit 1' HUP INT TERM
+        # nothing that is installed here is to run as a service
+        if [ ! -e /usr/sbin/policy-rc.d ]; then
+            policy=/usr/sbin/policy-rc.d
+            printf '#!/bin/sh\nexit 101\n' >"$policy"
+            chmod +x "$policy"
+        fi
+        { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null ||
+            { tail -n 30 "$log" >&2; die "could not install ${missing[*]}"; }
+    ) || exit 1
 }
 
 # the server that the two commands use
