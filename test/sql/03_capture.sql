@@ -450,6 +450,19 @@ CALL t.err('SELECT softaudit.capture()');
 CALL t.err('SELECT softaudit.guard()');
 CALL t.err('SELECT softaudit.ddl_start()');
 
+-- a statement that fails amid its rows, within a subtransaction: none of them is logged
+CREATE TABLE half (id integer PRIMARY KEY);
+SELECT softaudit.enable('half', soft_delete => false);
+CREATE FUNCTION half_way() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 3 THEN RAISE EXCEPTION 'half way'; END IF; RETURN NULL; END $$;
+CREATE TRIGGER zz_half_way AFTER INSERT ON half FOR EACH ROW EXECUTE FUNCTION half_way();
+BEGIN;
+INSERT INTO half VALUES (10);
+DO $$ BEGIN INSERT INTO half VALUES (1), (2), (3); EXCEPTION WHEN raise_exception THEN NULL; END $$;
+INSERT INTO half VALUES (11);
+COMMIT;
+SELECT operation, row_key FROM softaudit.changes WHERE table_name = 'half' ORDER BY audit_id;
+DROP TABLE half;
+
 \set ECHO none
 SET client_min_messages = warning;
 DROP SCHEMA s03 CASCADE;

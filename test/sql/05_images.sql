@@ -231,6 +231,22 @@ SELECT softaudit.changed_columns('{"a": 1, "b": 2, "c": null}', '{"a": 1, "b": 3
 SELECT softaudit.changed_columns('{"a": 1}', '{"a": 1.0}'), softaudit.changed_columns('{}', '{"a": null}'), softaudit.changed_columns('{}', '{}');
 SELECT softaudit.changed_columns(NULL, '{"a": 1}'), softaudit.changed_columns('[1]', '{"a": 1}');
 
+-- the writer's extra_float_digits, inside of what an output function writes
+CREATE TABLE digits (id integer PRIMARY KEY, list float8[], at point);
+SELECT softaudit.enable('digits', soft_delete => false);
+SET extra_float_digits = -5;
+INSERT INTO digits VALUES (1, '{0.30000000000000004}', '(0.1234567890123456,2)');
+RESET extra_float_digits;
+SELECT new_data FROM softaudit.history('digits', 1);
+DROP TABLE digits;
+
+-- forty columns: the image is stored as to_jsonb() stores it
+DO $$ BEGIN EXECUTE (SELECT format('CREATE TABLE forty (id integer PRIMARY KEY, %s)', string_agg(format('c%s text DEFAULT %L', i, i), ', ')) FROM generate_series(2, 40) i); END $$;
+SELECT softaudit.enable('forty', soft_delete => false);
+INSERT INTO forty VALUES (1);
+SELECT ROW(h.new_data)::record *= ROW(to_jsonb(f))::record AS same_bytes FROM forty f, softaudit.history('forty', f.id) h;
+DROP TABLE forty;
+
 \set ECHO none
 SET client_min_messages = warning;
 DROP SCHEMA s05 CASCADE;

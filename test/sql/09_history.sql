@@ -370,6 +370,19 @@ FETCH ALL FROM c;
 COMMIT;
 SELECT h.id, count(*) FROM h, softaudit.history('h', h.id) GROUP BY h.id ORDER BY h.id;
 
+-- history: negative keys of each integer type
+CREATE TABLE below2 (k smallint PRIMARY KEY);
+CREATE TABLE below4 (k integer PRIMARY KEY);
+CREATE TABLE below8 (k bigint PRIMARY KEY);
+SELECT softaudit.enable(t, soft_delete => false) FROM unnest('{below2, below4, below8}'::regclass[]) t;
+INSERT INTO below2 VALUES (-5);
+INSERT INTO below4 VALUES (-5);
+INSERT INTO below8 VALUES (-5);
+SELECT operation, row_key FROM softaudit.history('below2', -5);
+SELECT operation, row_key FROM softaudit.history('below4', -5);
+SELECT operation, row_key FROM softaudit.history('below8', -5);
+DROP TABLE below2, below4, below8;
+
 \set ECHO none
 SET client_min_messages = warning;
 DROP SCHEMA "x'); SELECT 1/0; --" CASCADE;
