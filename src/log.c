@@ -138,6 +138,13 @@ sau_log_is_pending(void)
 	return n_waiting > 0;
 }
 
+/* Whether rows wait that were captured outside every statement our hooks saw begin. */
+bool
+sau_log_has_unhooked(void)
+{
+	return statement_depth == 0 && n_waiting > 0 && rows[n_rows - 1].depth == 0;
+}
+
 /* Something ran that may have changed a setting: ask again who acts. */
 void
 sau_log_new_activity(void)

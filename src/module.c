@@ -78,11 +78,11 @@ softaudit_ExecutorFinish(QueryDesc *queryDesc)
 static void
 softaudit_ExecutorEnd(QueryDesc *queryDesc)
 {
-	if (sau_log_depth() == 0 && (queryDesc->estate->es_top_eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0)
+	/* The statement that loaded the library: its triggers fired without our hooks. */
+	if (sau_log_has_unhooked())
 	{
 		sau_capture_statement_end();
-		if (sau_log_is_pending())
-			sau_log_flush();
+		sau_log_flush();
 	}
 	if (prev_ExecutorEnd)
 		prev_ExecutorEnd(queryDesc);

@@ -262,6 +262,7 @@ extern void sau_log_text(int attno, const char *text);
 extern void sau_log_end(void);
 extern void sau_log_flush(void);
 extern bool sau_log_is_pending(void);
+extern bool sau_log_has_unhooked(void);
 extern int	sau_log_depth(void);
 extern int	sau_log_statement_begin(void);
 extern void sau_log_statement_flush(void);

@@ -76,8 +76,13 @@ INSERT INTO rolled_back VALUES (1);
 ROLLBACK;
 SELECT to_regnamespace('softaudit');
 
--- install: the schema, and no table before one is enabled
+-- install: the schema, and no table before one is enabled; default privileges give nothing of it away
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_sau_squatter;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO regress_sau_squatter;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO regress_sau_squatter;
 CREATE EXTENSION softaudit;
+SELECT count(*) AS given_away FROM pg_proc p, aclexplode(p.proacl) a
+ WHERE p.pronamespace = 'softaudit'::regnamespace AND a.grantee = 'regress_sau_squatter'::regrole;
 SELECT extversion, extnamespace::regnamespace, extrelocatable FROM pg_extension WHERE extname = 'softaudit';
 SELECT r.rolsuper, EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e') AS is_member
   FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'softaudit';
@@ -128,6 +133,13 @@ SELECT regexp_replace(c.relname, '_[0-9t]{8,}$', '_<period>') COLLATE "C" AS rel
 SELECT c.relname AS open_to_others FROM pg_class c
  WHERE c.relnamespace = 'softaudit'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
    AND (has_table_privilege('regress_sau_squatter', c.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER, REFERENCES'));
+SELECT count(*) AS given_away FROM pg_class c, aclexplode(c.relacl) a
+ WHERE c.relnamespace = 'softaudit'::regnamespace AND a.grantee = 'regress_sau_squatter'::regrole;
+-- (the table that was made meanwhile is another matter)
+REVOKE ALL ON accounts FROM regress_sau_squatter;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM regress_sau_squatter;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON SEQUENCES FROM regress_sau_squatter;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM regress_sau_squatter;
 SELECT count(*) = 1 AS has_secret, bool_and(length(secret) = 32) AS is_long FROM softaudit.log_secret;
 INSERT INTO accounts VALUES (1, 10), (2, 20);
 UPDATE accounts SET balance = 11 WHERE id = 1;
