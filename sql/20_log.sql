@@ -93,6 +93,10 @@ BEGIN
             images text NOT NULL DEFAULT 'full',
             audit boolean NOT NULL DEFAULT true,
             soft_delete boolean NOT NULL DEFAULT false,
+            deleted_at name NOT NULL DEFAULT 'deleted_at',
+            keep_unique name[] NOT NULL DEFAULT '{}',
+            purge_after interval,
+            live_unique boolean NOT NULL DEFAULT true,
             replicated boolean NOT NULL DEFAULT false,
             partition_by interval NOT NULL DEFAULT '1 month',
             keep_log interval,
@@ -107,6 +111,21 @@ BEGIN
         COMMENT ON TABLE softaudit.registry IS
             'every table that was ever enabled, with its stable id and settings; relation is NULL once it was dropped';
         PERFORM softaudit.own_alone('softaudit.registry');
+    END IF;
+
+    IF to_regclass('softaudit.replaced_constraints') IS NULL THEN
+        CREATE TABLE softaudit.replaced_constraints (
+            table_id integer NOT NULL,
+            name name NOT NULL,
+            index_name name NOT NULL,   -- the index over live rows that stands for it
+            kind text NOT NULL CHECK (kind IN ('UNIQUE', 'INDEX', 'EXCLUDE')),
+            definition text NOT NULL,
+            comment text,
+            PRIMARY KEY (table_id, name)
+        );
+        COMMENT ON TABLE softaudit.replaced_constraints IS
+            'unique and exclusion constraints that count live rows only, and how disable() makes them again';
+        PERFORM softaudit.own_alone('softaudit.replaced_constraints');
     END IF;
 
     IF to_regclass('softaudit.log_session_id_seq') IS NULL THEN

@@ -22,7 +22,7 @@ CREATE FUNCTION softaudit.enable(
     purge_after interval DEFAULT NULL,
     live_unique boolean DEFAULT NULL
 ) RETURNS void
-LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_owner_call';
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_enable';
 COMMENT ON FUNCTION softaudit.enable(regclass, boolean, boolean, name, text, name[], name[], name[], interval, interval, name, boolean, name[], interval, boolean) IS
 'sets a table up, or changes its settings in place; an argument left out (NULL) keeps its value; for the table''s owner';
 
@@ -36,23 +36,12 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '
 COMMENT ON FUNCTION softaudit.reset(regclass, name) IS
 'gives a setting of a table its first value back; for the table''s owner';
 
-CREATE FUNCTION softaudit.refuse_soft_delete(what text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    RAISE EXCEPTION '% is not available in this version of softaudit', what
-        USING ERRCODE = 'feature_not_supported',
-              HINT = 'Call softaudit.enable(..., soft_delete => false) for the audit alone.';
-END
-$$;
-COMMENT ON FUNCTION softaudit.refuse_soft_delete(text) IS
-'raises feature_not_supported';
-
 CREATE FUNCTION softaudit.first_settings() RETURNS jsonb
 LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 RETURN '{"soft_delete": true, "audit": true, "images": "full", "exclude": [], "redact": [], "ignore": [],
-         "partition_by": "1 month", "keep_log": null, "log_group": null, "replicated": false}'::jsonb;
+         "partition_by": "1 month", "keep_log": null, "log_group": null, "replicated": false,
+         "deleted_at": "deleted_at", "keep_unique": [], "purge_after": null, "live_unique": true}'::jsonb;
 COMMENT ON FUNCTION softaudit.first_settings() IS
 'the settings of a table that enable() is called for the first time for';
 
@@ -64,16 +53,14 @@ CREATE FUNCTION softaudit.enable_apply(
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 BEGIN
-    IF deleted_at IS NOT NULL OR keep_unique IS NOT NULL OR purge_after IS NOT NULL OR live_unique IS NOT NULL THEN
-        PERFORM softaudit.refuse_soft_delete('a setting of soft deletion');
-    END IF;
     -- before configure() is compiled, which knows the registry's row type
     PERFORM softaudit.ensure_log();
     PERFORM softaudit.configure(target, jsonb_strip_nulls(jsonb_build_object(
         'soft_delete', soft_delete, 'audit', audit, 'images', images,
         'exclude', exclude, 'redact', redact, 'ignore', ignore,
         'partition_by', partition_by, 'keep_log', keep_log, 'log_group', log_group,
-        'replicated', replicated)));
+        'replicated', replicated, 'deleted_at', deleted_at, 'keep_unique', keep_unique,
+        'purge_after', purge_after, 'live_unique', live_unique)));
 END
 $$;
 COMMENT ON FUNCTION softaudit.enable_apply(regclass, boolean, boolean, name, text, name[], name[], name[], interval, interval, name, boolean, name[], interval, boolean) IS
@@ -84,9 +71,6 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF setting IS NULL OR NOT softaudit.first_settings() ? setting::text THEN
-        IF setting IN ('deleted_at', 'keep_unique', 'purge_after', 'live_unique') THEN
-            PERFORM softaudit.refuse_soft_delete('a setting of soft deletion');
-        END IF;
         RAISE EXCEPTION 'there is no setting "%"', setting
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'The settings are ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(softaudit.first_settings()) k) || '.';
@@ -248,6 +232,8 @@ DECLARE
     follower softaudit.registry%ROWTYPE;
     followers integer := 0;
     new_args text[];
+    was_soft boolean := softaudit.marker_column(target) IS NOT NULL;
+    soft boolean;
 BEGIN
     -- columns may have been renamed while nobody was told
     PERFORM softaudit.resync(target);
@@ -255,19 +241,25 @@ BEGIN
     is_new := NOT FOUND;
     was_audited := NOT is_new AND known.audit AND softaudit.trigger_args(target) IS NOT NULL;
     old_settings := CASE WHEN is_new THEN softaudit.first_settings() || softaudit.trigger_settings(target)
-        ELSE jsonb_build_object('soft_delete', known.soft_delete, 'audit', true, 'images', known.images,
+        ELSE jsonb_build_object('soft_delete', known.soft_delete, 'audit', was_audited OR NOT was_soft, 'images', known.images,
                                 'exclude', known.exclude, 'redact', known.redact, 'ignore', known.ignore,
                                 'partition_by', known.partition_by, 'keep_log', known.keep_log,
-                                'log_group', known.group_name, 'replicated', known.replicated) END;
+                                'log_group', known.group_name, 'replicated', known.replicated,
+                                -- a rename is followed by the marker
+                                'deleted_at', COALESCE(softaudit.marker_column(target), known.deleted_at),
+                                'keep_unique', known.keep_unique, 'purge_after', known.purge_after, 'live_unique', known.live_unique) END;
     s := old_settings || given;
+    soft := (s ->> 'soft_delete')::boolean;
 
-    IF (s ->> 'soft_delete')::boolean THEN
-        PERFORM softaudit.refuse_soft_delete('soft deletion');
-    END IF;
-    IF NOT (s ->> 'audit')::boolean THEN
+    IF NOT (s ->> 'audit')::boolean AND NOT soft THEN
         RAISE EXCEPTION 'nothing is to be enabled for table "%"', target
             USING ERRCODE = 'invalid_parameter_value',
-                  HINT = 'Leave audit at true, or call softaudit.disable().';
+                  HINT = 'Leave soft_delete or audit at true, or call softaudit.disable().';
+    END IF;
+    IF (s ->> 'purge_after')::interval <= interval '0' THEN
+        RAISE EXCEPTION 'purge_after cannot be "%"', s ->> 'purge_after'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give how long deleted rows are kept, for example ''30 days''; leave it out to keep them for ever.';
     END IF;
     IF s ->> 'images' NOT IN ('full', 'changes') THEN
         RAISE EXCEPTION 'images cannot be "%"', s ->> 'images'
@@ -349,17 +341,15 @@ BEGIN
     UPDATE softaudit.registry r
        SET log_group = gid, exclude = x_exclude, redact = x_redact, ignore = x_ignore,
            all_groups = CASE WHEN gid = ANY (r.all_groups) THEN r.all_groups ELSE r.all_groups || gid END,
-           images = s ->> 'images', audit = true, soft_delete = false, replicated = (s ->> 'replicated')::boolean,
+           images = s ->> 'images', audit = (s ->> 'audit')::boolean, soft_delete = soft, deleted_at = (s ->> 'deleted_at')::name,
+           keep_unique = ARRAY(SELECT jsonb_array_elements_text(s -> 'keep_unique')::name),
+           purge_after = (s ->> 'purge_after')::interval, live_unique = (s ->> 'live_unique')::boolean, replicated = (s ->> 'replicated')::boolean,
            partition_by = step, keep_log = keep, group_name = s ->> 'log_group',
            key_columns = key_cols, key_types = key_typs,
            (schema_name, table_name) = (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target)
      WHERE r.table_id = known.table_id
     RETURNING * INTO known;
 
-    /*
-     * Told by the catalog to every session: the trigger's arguments are the settings.  The
-     * registry keeps those that name columns, for the time that disable() leaves no trigger.
-     */
     -- a partition that was enabled on its own before it was attached is now a part of this table
     FOR follower IN SELECT r.* FROM pg_partition_tree(target) t JOIN softaudit.registry r ON r.relation = t.relid
                      WHERE t.relid <> target AND r.audit LOOP
@@ -368,14 +358,35 @@ BEGIN
                                        jsonb_build_object('by', format('enable() of %s', target)));
         RAISE NOTICE 'audit: partition "%" is now audited as a part of "%"', follower.relation, target;
     END LOOP;
+    /*
+     * Told by the catalog to every session: the trigger's arguments are the settings.  The
+     * registry keeps those that name columns, for the time that disable() leaves no trigger.
+     */
     new_args := softaudit.column_args(target, x_exclude, x_redact, x_ignore);
-    PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_args, known.replicated);
+    IF known.audit THEN
+        PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_args, known.replicated);
+    ELSE
+        PERFORM softaudit.drop_triggers(target);
+    END IF;
     UPDATE softaudit.registry r SET column_args = ARRAY[softaudit.identity(target)] || new_args, trigger_state = CASE WHEN known.replicated THEN 'A' ELSE 'O' END
      WHERE r.table_id = known.table_id;
+    IF soft THEN
+        PERFORM softaudit.apply_soft_delete(target, s, NOT was_soft);
+    ELSE
+        PERFORM softaudit.remove_soft_delete(target, false);
+        s := s - '{deleted_at,keep_unique,purge_after,live_unique}'::text[];
+    END IF;
 
     changed := COALESCE((SELECT jsonb_object_agg(k, v) FROM jsonb_each(s) e(k, v) WHERE old_settings -> k IS DISTINCT FROM v), '{}');
-    IF NOT was_audited THEN
+    IF NOT was_audited AND NOT was_soft THEN
         PERFORM softaudit.record_event('ENABLE', known.schema_name, known.table_name, NULL, s);
+    ELSIF changed <> '{}' THEN
+        PERFORM softaudit.record_event('SETTINGS', known.schema_name, known.table_name, NULL, changed);
+    END IF;
+    IF was_audited AND NOT known.audit THEN
+        RAISE NOTICE 'audit: capture triggers removed from table "%"; its log stays', target;
+    END IF;
+    IF known.audit AND NOT was_audited THEN
         RAISE NOTICE 'audit: capture triggers added to table "%"', target;
         IF key_cols = '{}' THEN
             RAISE NOTICE 'table "%" has no primary key: its changes are logged, but history() cannot find a row''s', target;
@@ -386,12 +397,14 @@ BEGIN
             RAISE WARNING 'table "%" inherits from "%" and is not audited', child, target
                 USING HINT = format('Call softaudit.enable(%L) for it, too.', child);
         END LOOP;
-    ELSIF changed <> '{}' THEN
-        PERFORM softaudit.record_event('SETTINGS', known.schema_name, known.table_name, NULL, changed);
-        RAISE NOTICE 'audit: settings of table "%" changed: %', target,
-            (SELECT string_agg(format('%s = %s', k, COALESCE(v #>> '{}', 'null')), ', ' ORDER BY k) FROM jsonb_each(changed) e(k, v));
-    ELSE
-        RAISE NOTICE 'audit: table "%" is enabled with these settings already', target;
+    END IF;
+    IF was_audited OR was_soft THEN
+        IF changed <> '{}' THEN
+            RAISE NOTICE 'audit: settings of table "%" changed: %', target,
+                (SELECT string_agg(format('%s = %s', k, COALESCE(v #>> '{}', 'null')), ', ' ORDER BY k) FROM jsonb_each(changed) e(k, v));
+        ELSE
+            RAISE NOTICE 'audit: table "%" is enabled with these settings already', target;
+        END IF;
     END IF;
 END
 $$;
@@ -403,20 +416,40 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known record;
+    was_audited boolean := softaudit.trigger_args(target) IS NOT NULL;
+    was_soft boolean := softaudit.marker_column(target) IS NOT NULL;
+    end_audit boolean := was_audited AND COALESCE(audit, true);
+    end_soft boolean := was_soft AND COALESCE(soft_delete, true);
 BEGIN
-    IF softaudit.trigger_args(target) IS NULL THEN
+    IF NOT was_audited AND NOT was_soft THEN
         RAISE NOTICE 'audit: table "%" is not enabled', target;
         RETURN;
     END IF;
-    IF NOT COALESCE(audit, true) THEN
-        RAISE NOTICE 'soft deletion of table "%" is not enabled', target;
+    IF NOT end_audit AND NOT end_soft THEN
+        RAISE NOTICE '% of table "%" is not enabled', CASE WHEN was_audited THEN 'soft deletion' ELSE 'audit' END, target;
         RETURN;
     END IF;
+    PERFORM softaudit.ensure_log();
     PERFORM softaudit.resync(target);
-    PERFORM softaudit.drop_triggers(target);
-    UPDATE softaudit.registry r SET audit = false WHERE r.relation = target RETURNING * INTO known;
-    PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL, NULL);
-    RAISE NOTICE 'audit: capture triggers removed from table "%"; its log stays', target;
+    IF end_soft THEN
+        PERFORM softaudit.remove_soft_delete(target, force);
+    END IF;
+    IF end_audit THEN
+        PERFORM softaudit.drop_triggers(target);
+    END IF;
+    /*
+     * Where the one half stays, that the other is off is a setting; where nothing stays, a
+     * later enable() takes up what there was.
+     */
+    UPDATE softaudit.registry r
+       SET audit = r.audit AND NOT end_audit,
+           soft_delete = CASE WHEN end_soft AND was_audited AND NOT end_audit THEN false ELSE r.soft_delete END
+     WHERE r.relation = target RETURNING * INTO known;
+    PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL,
+                                   CASE WHEN end_soft THEN jsonb_build_object('soft_delete', true, 'audit', end_audit) END);
+    IF end_audit THEN
+        RAISE NOTICE 'audit: capture triggers removed from table "%"; its log stays', target;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION softaudit.disable_apply(regclass, boolean, boolean, boolean) IS

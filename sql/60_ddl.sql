@@ -125,6 +125,12 @@ BEGIN
     LOOP
         PERFORM softaudit.resync(rel::regclass);
         PERFORM softaudit.note_trigger_state(rel::regclass);
+        PERFORM softaudit.follow_marker(rel::regclass);
+        -- a foreign key came or went
+        IF softaudit.is_marked(rel::regclass) OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = rel AND softaudit.is_marked(c.confrelid))
+           OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = '!softaudit_keys') THEN
+            PERFORM softaudit.put_key_triggers(rel::regclass);
+        END IF;
         CONTINUE WHEN NOT partitions_may_be_new;
         /* New partitions of an enabled table, at any level below it. */
         FOR root, leaf IN
@@ -257,6 +263,21 @@ BEGIN
         PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL,
                                        jsonb_build_object('by', 'DROP TRIGGER'));
     END LOOP;
+    FOR known IN SELECT DISTINCT r.* FROM softaudit.registry r
+                   JOIN pg_class c ON c.oid = r.relation
+                   JOIN pg_namespace n ON n.oid = c.relnamespace
+                   -- with a column that was dropped by CASCADE, too
+                   JOIN pg_event_trigger_dropped_objects() d ON d.object_type = 'trigger'
+                    AND d.address_names = ARRAY[n.nspname::text, c.relname::text, '!softaudit_marker']
+                  WHERE r.soft_delete AND softaudit.marker_column(r.relation) IS NULL
+    LOOP
+        UPDATE softaudit.registry r SET soft_delete = false WHERE r.table_id = known.table_id;
+        PERFORM softaudit.drop_marker(known.relation);
+        PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('soft_delete', true, 'by', 'DROP TRIGGER or DROP COLUMN'));
+        RAISE WARNING 'table "%" is not soft-deleted any more: its marker was dropped, and deleted rows that it holds reappear', known.relation
+            USING HINT = 'Roll back, or call softaudit.enable() for it again.';
+    END LOOP;
     FOR parent IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_dropped_objects() c
                     JOIN softaudit.registry r ON r.relation = c.objid
                    WHERE c.object_type = 'table column' AND c.objsubid > 0
@@ -304,29 +325,38 @@ $$;
 COMMENT ON FUNCTION softaudit.before_rewrite() IS
 'records that ALTER TABLE rewrites an audited table';
 
-CREATE FUNCTION softaudit.before_drop() RETURNS void
+CREATE FUNCTION softaudit.before_drop(is_cascade boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
-SET client_min_messages = warning AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     enabled text := (SELECT string_agg(DISTINCT t.tgrelid::regclass::text, ', ') FROM pg_trigger t
-                      WHERE t.tgfoid = 'softaudit.capture()'::regprocedure AND t.tgparentid = 0 AND t.tgname = '!softaudit_capture');
+                      WHERE t.tgparentid = 0 AND (t.tgfoid = 'softaudit.capture()'::regprocedure AND t.tgname = '!softaudit_capture' OR
+                                                  t.tgfoid = 'softaudit.mark()'::regprocedure AND t.tgname = '!softaudit_marker'));
     g record;
 BEGIN
-    IF enabled IS NOT NULL THEN
+    IF enabled IS NOT NULL AND NOT is_cascade THEN
         RAISE EXCEPTION 'cannot drop extension softaudit while tables are enabled'
             USING ERRCODE = 'dependent_objects_still_exist',
                   DETAIL = 'Enabled: ' || enabled,
                   HINT = 'Call softaudit.disable() for them first, or use DROP EXTENSION ... CASCADE, which ends their audit and leaves the log.';
     END IF;
-    -- what of the log depends on functions of the extension; made again when it is installed anew
-    DROP VIEW IF EXISTS softaudit.changes;
-    FOR g IN SELECT t.tgname, t.tgrelid::regclass AS rel FROM pg_trigger t WHERE t.tgfoid = 'softaudit.guard()'::regprocedure LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', g.tgname, g.rel);
+    FOR g IN SELECT DISTINCT t.tgrelid::regclass AS rel FROM pg_trigger t
+              WHERE t.tgparentid = 0 AND t.tgfoid = 'softaudit.mark()'::regprocedure AND t.tgname = '!softaudit_marker' LOOP
+        RAISE WARNING 'table "%" is not soft-deleted any more: deleted rows that it holds reappear', g.rel
+            USING HINT = 'Roll back, or delete them for good.';
     END LOOP;
+    PERFORM softaudit.release_preload();
+    IF NOT is_cascade THEN
+        -- what of the log depends on functions of the extension; made again when it is installed anew
+        SET LOCAL client_min_messages = warning;
+        DROP VIEW IF EXISTS softaudit.changes;
+        FOR g IN SELECT t.tgname, t.tgrelid::regclass AS rel FROM pg_trigger t WHERE t.tgfoid = 'softaudit.guard()'::regprocedure LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', g.tgname, g.rel);
+        END LOOP;
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION softaudit.before_drop() IS
+COMMENT ON FUNCTION softaudit.before_drop(boolean) IS
 'readies the log for DROP EXTENSION, or refuses it while tables are enabled';
 
 CREATE EVENT TRIGGER softaudit_ddl_start ON ddl_command_start EXECUTE FUNCTION softaudit.ddl_start();

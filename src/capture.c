@@ -109,9 +109,33 @@ log_delete(SauRel *rel, Relation relation, TupleTableSlot *slot)
 	log_change(rel, relation, SAU_DELETE, slot, NULL, NULL, false);
 }
 
+/* What an UPDATE is: one that sets or clears the marker of a soft-deleted table has a name of its own. */
+static SauOperation
+update_operation(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot)
+{
+	bool		was_deleted;
+	bool		is_deleted;
+
+	if (unlikely(!rel->marker_known))
+	{
+		const SauMarker *marker = sau_marker_get(RelationGetRelid(relation));
+
+		rel->deleted_attno = marker ? marker->attno : InvalidAttrNumber;
+		rel->marker_known = true;
+	}
+	if (rel->deleted_attno == InvalidAttrNumber)
+		return SAU_UPDATE;
+	was_deleted = !slot_attisnull(oldslot, rel->deleted_attno);
+	is_deleted = !slot_attisnull(newslot, rel->deleted_attno);
+	if (was_deleted == is_deleted)
+		return SAU_UPDATE;
+	return is_deleted ? SAU_SOFT_DELETE : SAU_RESTORE;
+}
+
 static void
 log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot)
 {
+	SauOperation op = update_operation(rel, relation, oldslot, newslot);
 	bool		has_key = sau_image_has_key(rel, relation);
 	bool		key_changed = has_key && !sau_image_same_key(rel, relation, oldslot, newslot);
 	bool		few[64];
@@ -121,7 +145,7 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 	if (rel->changes_only || rel->has_ignore)
 	{
 		/* a row's history would break off at a key that changed unlogged */
-		bool		relevant = !rel->has_ignore || key_changed;
+		bool		relevant = !rel->has_ignore || key_changed || op != SAU_UPDATE;
 
 		wanted = natts > (int) lengthof(few) ? palloc(natts * sizeof(bool)) : few;
 		sau_image_compare(rel, relation, oldslot, newslot, wanted);
@@ -139,7 +163,7 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 		for (int i = 0; i < natts; i++)
 			wanted[i] = wanted[i] || key_columns[i];
 	}
-	log_change(rel, relation, SAU_UPDATE, oldslot, newslot, wanted, key_changed);
+	log_change(rel, relation, op, oldslot, newslot, wanted, key_changed);
 }
 
 /* ---- rows that move between partitions ---- */

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/sysattr.h"
 #include "access/tableam.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
@@ -17,10 +18,17 @@
 #include "common/jsonapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "optimizer/clauses.h"
+#include "optimizer/planner.h"
+#include "optimizer/prep.h"
+#include "parser/parse_relation.h"
 #include "replication/origin.h"
 #include "utils/acl.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #if PG_VERSION_NUM < 150000
 #error "softaudit needs PostgreSQL 15 or later"
@@ -45,6 +53,19 @@ sau_compat_may_execute(Oid funcid, Oid roleid)
 #else
 	return pg_proc_aclcheck(funcid, roleid, ACL_EXECUTE) == ACLCHECK_OK;
 #endif
+}
+
+static inline Oid
+sau_compat_relation_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
 }
 
 /* 17 lets an index keep state over the inserts of a statement. */
@@ -139,5 +160,119 @@ sau_compat_push_jsonb(SauJsonbState *state, JsonbIteratorToken token, JsonbValue
 	state->result = pushJsonbValue(&state->parseState, token, value);
 #endif
 }
+
+/* 19 hands EXPLAIN's state to the planner. */
+#if PG_VERSION_NUM >= 190000
+#define SAU_PLANNER_PARAMS Query *parse, const char *query_string, int cursorOptions, ParamListInfo boundParams, ExplainState *es
+#define SAU_PLANNER_ARGS parse, query_string, cursorOptions, boundParams, es
+#else
+#define SAU_PLANNER_PARAMS Query *parse, const char *query_string, int cursorOptions, ParamListInfo boundParams
+#define SAU_PLANNER_ARGS parse, query_string, cursorOptions, boundParams
+#endif
+
+/* 19 lets support functions take part in inlining. */
+static inline Query *
+sau_compat_inline_function(PlannerInfo *root, RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 190000
+	return inline_function_in_from(root, rte);
+#else
+	return inline_set_returning_function(root, rte);
+#endif
+}
+
+/* What the columns of a range-table entry stand for: a join's, and from 18 on those grouped by. */
+static inline List *
+sau_compat_alias_exprs(RangeTblEntry *rte)
+{
+	if (rte->rtekind == RTE_JOIN)
+		return rte->joinaliasvars;
+#if PG_VERSION_NUM >= 180000
+	if (rte->rtekind == RTE_GROUP)
+		return rte->groupexprs;
+#endif
+	return NIL;
+}
+
+/* 17 keeps MERGE's ON apart. */
+static inline Node *
+sau_compat_merge_condition(Query *query)
+{
+#if PG_VERSION_NUM >= 170000
+	return query->mergeJoinCondition;
+#else
+	return NULL;
+#endif
+}
+
+/* 19 has DELETE ... FOR PORTION OF. */
+static inline bool
+sau_compat_is_for_portion_of(Query *query)
+{
+#if PG_VERSION_NUM >= 190000
+	return query->forPortionOf != NULL;
+#else
+	return false;
+#endif
+}
+
+/*
+ * What a column in RETURNING of a DELETE becomes when the DELETE becomes an UPDATE of
+ * the column "attno".  18 can return the old row; before, all other columns are
+ * unchanged and this one was NULL.
+ */
+static inline Node *
+sau_compat_returning_var(Var *var, AttrNumber attno)
+{
+#if PG_VERSION_NUM >= 180000
+	if (var->varreturningtype == VAR_RETURNING_NEW)
+		return (Node *) makeNullConst(var->vartype, var->vartypmod, var->varcollid);
+	var = copyObject(var);
+	var->varreturningtype = VAR_RETURNING_OLD;
+	return (Node *) var;
+#else
+	if (var->varattno == attno)
+		return (Node *) makeNullConst(var->vartype, var->vartypmod, var->varcollid);
+	return (Node *) copyObject(var);
+#endif
+}
+
+/* 16 moved privileges out of the range table. */
+static inline void
+sau_compat_add_updated_col(Query *query, RangeTblEntry *rte, AttrNumber attno)
+{
+#if PG_VERSION_NUM >= 160000
+	RTEPermissionInfo *perminfo = getRTEPermissionInfo(query->rteperminfos, rte);
+
+	perminfo->updatedCols = bms_add_member(perminfo->updatedCols, attno - FirstLowInvalidHeapAttributeNumber);
+#else
+	rte->updatedCols = bms_add_member(rte->updatedCols, attno - FirstLowInvalidHeapAttributeNumber);
+#endif
+}
+
+static inline void
+sau_compat_ask_select(Query *query, RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	addRTEPermissionInfo(&query->rteperminfos, rte)->requiredPerms = ACL_SELECT;
+#else
+	rte->requiredPerms = ACL_SELECT;
+#endif
+}
+
+static inline void
+sau_compat_add_selected_col(Query *query, RangeTblEntry *rte, AttrNumber attno)
+{
+#if PG_VERSION_NUM >= 160000
+	RTEPermissionInfo *perminfo = getRTEPermissionInfo(query->rteperminfos, rte);
+
+	perminfo->selectedCols = bms_add_member(perminfo->selectedCols, attno - FirstLowInvalidHeapAttributeNumber);
+#else
+	rte->selectedCols = bms_add_member(rte->selectedCols, attno - FirstLowInvalidHeapAttributeNumber);
+#endif
+}
+
+/* 19 lets COPY ... TO read a partitioned table. */
+#define SAU_COMPAT_COPIES_PARTITIONED (PG_VERSION_NUM >= 190000)
 
 #endif							/* SOFTAUDIT_COMPAT_H */

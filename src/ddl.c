@@ -205,11 +205,12 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 						if (strcmp(strVal(lfirst(lc)), SAU_SCHEMA) == 0)
 							refuse("DROP SCHEMA");
 				}
-				else if (stmt->removeType == OBJECT_EXTENSION && stmt->behavior == DROP_RESTRICT)
+				else if (stmt->removeType == OBJECT_EXTENSION)
 				{
 					foreach(lc, stmt->objects)
 						if (strcmp(strVal(lfirst(lc)), SAU_SCHEMA) == 0 && superuser())
-							run("SELECT softaudit.before_drop()");
+							run(stmt->behavior == DROP_RESTRICT ? "SELECT softaudit.before_drop(false)" :
+								"SELECT softaudit.before_drop(true)");
 				}
 			}
 			break;
@@ -217,6 +218,34 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 			break;
 	}
 	return (Datum) 0;
+}
+
+static bool
+is_foreign_key(Node *node)
+{
+	return IsA(node, Constraint) && ((Constraint *) node)->contype == CONSTR_FOREIGN;
+}
+
+/* Does CREATE TABLE declare a foreign key? */
+static bool
+has_foreign_key(CreateStmt *stmt)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, stmt->constraints)
+		if (is_foreign_key(lfirst(lc)))
+			return true;
+	foreach(lc, stmt->tableElts)
+	{
+		if (is_foreign_key(lfirst(lc)))
+			return true;
+		if (IsA(lfirst(lc), ColumnDef))
+			foreach(lc2, ((ColumnDef *) lfirst(lc))->constraints)
+				if (is_foreign_key(lfirst(lc2)))
+					return true;
+	}
+	return false;
 }
 
 PG_FUNCTION_INFO_V1(softaudit_ddl_end);
@@ -249,7 +278,8 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 				((RenameStmt *) tree)->renameType == OBJECT_SCHEMA;
 			break;
 		case T_CreateStmt:
-			concerns = partitions = ((CreateStmt *) tree)->partbound != NULL;
+			partitions = ((CreateStmt *) tree)->partbound != NULL;
+			concerns = partitions || ((CreateStmt *) tree)->inhRelations != NIL || has_foreign_key((CreateStmt *) tree);
 			break;
 		case T_CreateSchemaStmt:
 			concerns = true;

@@ -13,9 +13,27 @@
 char	   *sau_guc_actor_setting = NULL;
 char	   *sau_guc_context = NULL;
 int			sau_guc_partitions_ahead = 3;
+int			sau_guc_show_deleted = SAU_SHOW_LIVE;
+bool		sau_guc_hard_delete = false;
+
+/* Called when what queries see has changed; NULL until somebody cares. */
+void		(*sau_guc_visibility_changed) (void) = NULL;
 
 /* Changes whenever softaudit.context does, so that nobody compares the text. */
 uint64		sau_guc_context_generation = 0;
+
+static const struct config_enum_entry show_deleted_options[] = {
+	{"off", SAU_SHOW_LIVE, false},
+	{"on", SAU_SHOW_ALL, false},
+	{"only", SAU_SHOW_DELETED, false},
+	{"false", SAU_SHOW_LIVE, true},
+	{"no", SAU_SHOW_LIVE, true},
+	{"0", SAU_SHOW_LIVE, true},
+	{"true", SAU_SHOW_ALL, true},
+	{"yes", SAU_SHOW_ALL, true},
+	{"1", SAU_SHOW_ALL, true},
+	{NULL, 0, false}
+};
 
 typedef struct ContextCheck
 {
@@ -85,6 +103,20 @@ assign_context(const char *newval, void *extra)
 	sau_guc_context_generation++;
 }
 
+static void
+assign_show_deleted(int newval, void *extra)
+{
+	if (newval != sau_guc_show_deleted && sau_guc_visibility_changed)
+		sau_guc_visibility_changed();
+}
+
+static void
+assign_hard_delete(bool newval, void *extra)
+{
+	if (newval != sau_guc_hard_delete && sau_guc_visibility_changed)
+		sau_guc_visibility_changed();
+}
+
 /* Only a custom setting, whose name has a dot, may say who acts; empty for none. */
 static bool
 check_actor_setting(char **newval, void **extra, GucSource source)
@@ -123,5 +155,19 @@ sau_guc_init(void)
 							3, 1, 100,
 							PGC_SUSET, 0,
 							NULL, NULL, NULL);
+	DefineCustomEnumVariable("softaudit.show_deleted",
+							 "Which rows of soft-deleted tables queries see.",
+							 "off: live rows; on: all rows; only: deleted rows.",
+							 &sau_guc_show_deleted,
+							 SAU_SHOW_LIVE, show_deleted_options,
+							 PGC_USERSET, 0,
+							 NULL, assign_show_deleted, NULL);
+	DefineCustomBoolVariable("softaudit.hard_delete",
+							 "Lets DELETE and TRUNCATE remove rows of soft-deleted tables for good.",
+							 NULL,
+							 &sau_guc_hard_delete,
+							 false,
+							 PGC_SUSET, 0,
+							 NULL, assign_hard_delete, NULL);
 	MarkGUCPrefixReserved("softaudit");
 }

@@ -65,6 +65,7 @@ softaudit_ExecutorFinish(QueryDesc *queryDesc)
 			prev_ExecutorFinish(queryDesc);
 		else
 			standard_ExecutorFinish(queryDesc);
+		sau_fkey_statement_end();
 		sau_capture_statement_end();
 		sau_log_statement_flush();
 	}
@@ -79,6 +80,8 @@ static void
 softaudit_ExecutorEnd(QueryDesc *queryDesc)
 {
 	/* The statement that loaded the library: its triggers fired without our hooks. */
+	if (sau_log_depth() == 0)
+		sau_fkey_statement_end();
 	if (sau_log_has_unhooked())
 	{
 		sau_capture_statement_end();
@@ -96,10 +99,12 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 						 QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	int			depth;
+	int			filter_state;
 
 	/* A utility command may read the log in ways that no plan shows. */
 	if (sau_log_is_pending())
 		sau_log_flush();
+	pstmt = sau_filter_utility_begin(pstmt, &filter_state);
 	depth = sau_log_statement_begin();
 	PG_TRY();
 	{
@@ -109,6 +114,9 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 			standard_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 		if (sau_log_is_pending() || IsTransactionState())
 		{
+			sau_fkey_statement_end();
+			if (IsA(pstmt->utilityStmt, ConstraintsSetStmt))
+				sau_fkey_set_constraints(((ConstraintsSetStmt *) pstmt->utilityStmt)->deferred);
 			sau_capture_statement_end();
 			sau_log_statement_flush();
 		}
@@ -116,6 +124,7 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	PG_FINALLY();
 	{
 		sau_log_statement_end(depth);
+		sau_filter_utility_end(filter_state);
 	}
 	PG_END_TRY();
 }
@@ -127,12 +136,14 @@ xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
+			sau_fkey_settle_deferred();
 			sau_capture_statement_end();
 			sau_log_flush();
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PREPARE:
 		case XACT_EVENT_ABORT:
+			sau_fkey_xact_end();
 			sau_capture_xact_end();
 			sau_log_xact_end();
 			sau_actor_xact_end(event == XACT_EVENT_COMMIT);
@@ -150,6 +161,7 @@ subxact_callback(SubXactEvent event, SubTransactionId sub, SubTransactionId pare
 	{
 		bool		committed = event == SUBXACT_EVENT_COMMIT_SUB;
 
+		sau_fkey_subxact_end(committed, sub, parent);
 		sau_capture_subxact_end(committed, sub, parent);
 		sau_log_subxact_end(committed, sub, parent);
 		sau_actor_subxact_end(committed, sub, parent);
@@ -164,6 +176,8 @@ _PG_init(void)
 	sau_registry_init();
 	sau_partition_init();
 	sau_log_init();
+	sau_marker_init();
+	sau_filter_init();
 
 	prev_ExecutorStart = ExecutorStart_hook;
 	ExecutorStart_hook = softaudit_ExecutorStart;

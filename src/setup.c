@@ -121,6 +121,24 @@ softaudit_owner_call(PG_FUNCTION_ARGS)
 	return owner_call(fcinfo, ShareRowExclusiveLock);
 }
 
+PG_FUNCTION_INFO_V1(softaudit_enable);
+
+/*
+ * softaudit.enable(): owner_call(), which adds a column and replaces constraints where it
+ * makes a table soft-deleted, and locks readers out for that moment.
+ */
+Datum
+softaudit_enable(PG_FUNCTION_ARGS)
+{
+	Oid			types[2] = {REGCLASSOID, BOOLOID};
+	Datum		values[2] = {fcinfo->args[0].value, fcinfo->args[1].value};
+	char		nulls[2] = {PG_ARGISNULL(0) ? 'n' : ' ', PG_ARGISNULL(1) ? 'n' : ' '};
+	bool		becomes = !PG_ARGISNULL(0) &&
+		sau_owner_run("SELECT softaudit.becomes_soft_deleted($1, $2)", 2, types, values, nulls) == 1;
+
+	return owner_call(fcinfo, becomes ? AccessExclusiveLock : ShareRowExclusiveLock);
+}
+
 PG_FUNCTION_INFO_V1(softaudit_owner_call_exclusive);
 
 /* owner_call() for what drops triggers, for which PostgreSQL locks readers out, too. */

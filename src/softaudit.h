@@ -3,8 +3,8 @@
  *		The map of the module: what each file offers to the files above it.
  *
  * Calls go down only.  The floors, lowest first:
- *	 0 softaudit.h, compat.h, buf	1 guc	2 registry	3 actor, owner, codec, partition
- *	 4 image	5 log	6 capture, history, ddl, setup	7 module
+ *	 0 softaudit.h, compat.h, buf	1 guc	2 registry	3 actor, owner, codec, partition, marker
+ *	 4 image	5 log	6 capture, history, ddl, setup, filter, fkey	7 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -64,7 +64,9 @@ typedef enum SauOperation
 	SAU_INSERT,
 	SAU_UPDATE,
 	SAU_DELETE,
-	SAU_TRUNCATE
+	SAU_TRUNCATE,
+	SAU_SOFT_DELETE,			/* an UPDATE that marked the row as deleted */
+	SAU_RESTORE					/* an UPDATE that took the mark away */
 } SauOperation;
 
 /* What a table's settings say of one column. */
@@ -92,6 +94,8 @@ typedef struct SauRel
 	bool		changes_only;	/* images => 'changes' */
 	bool		unresolved;		/* a listed column cannot be told: log no images */
 	bool		has_ignore;
+	bool		marker_known;	/* whether deleted_attno was looked up */
+	AttrNumber	deleted_attno;	/* the column that marks deleted rows, or zero */
 	int			n_image_key;	/* softaudit.registry.image_key */
 	char	  **image_key;
 	char	   *partition_name; /* qualified name if this is a partition, else NULL */
@@ -142,6 +146,18 @@ sau_buf_align4(SauBuf *buf)
 extern char *sau_guc_actor_setting;
 extern char *sau_guc_context;
 extern int	sau_guc_partitions_ahead;
+
+/* softaudit.show_deleted */
+typedef enum SauShow
+{
+	SAU_SHOW_LIVE,
+	SAU_SHOW_ALL,
+	SAU_SHOW_DELETED
+} SauShow;
+
+extern int	sau_guc_show_deleted;
+extern bool sau_guc_hard_delete;
+extern void (*sau_guc_visibility_changed) (void);
 extern uint64 sau_guc_context_generation;
 extern void sau_guc_init(void);
 
@@ -173,6 +189,22 @@ extern void sau_registry_hold(SauRel *rel);
 extern void sau_registry_release(SauRel *rel);
 extern void sau_registry_xact_end(void);
 extern void sau_registry_init(void);
+
+/* marker.c: which relations are soft-deleted, and by which column */
+typedef struct SauMarker
+{
+	Oid			relid;			/* hash key */
+	bool		valid;			/* cleared by invalidation */
+	AttrNumber	attno;			/* zero: not soft-deleted */
+	Oid			typid;			/* timestamptz or timestamp */
+	int32		typmod;
+	Oid			root;			/* the relation whose trigger says so: itself or an ancestor */
+} SauMarker;
+
+extern void sau_marker_init(void);
+extern Oid	sau_marker_function(void);
+extern uint32 sau_marker_plan_hash(void);
+extern const SauMarker *sau_marker_get(Oid relid);
 
 /* owner.c: our SQL as the extension's owner */
 extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
@@ -271,6 +303,21 @@ extern void sau_log_new_activity(void);
 extern void sau_log_xact_end(void);
 extern void sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
 extern void sau_log_init(void);
+
+/* filter.c: what queries see of soft-deleted tables, and DELETE as a mark */
+extern void sau_filter_init(void);
+extern struct PlannedStmt *sau_filter_utility_begin(struct PlannedStmt *pstmt, int *save);
+extern void sau_filter_utility_end(int save);
+
+/* The first words of our own queries about foreign keys, which the filter leaves alone. */
+#define SAU_KEY_QUERY "/* softaudit: keys */ "
+
+/* fkey.c: foreign keys at a soft delete and a restore */
+extern void sau_fkey_statement_end(void);
+extern void sau_fkey_settle_deferred(void);
+extern void sau_fkey_set_constraints(bool deferred);
+extern void sau_fkey_xact_end(void);
+extern void sau_fkey_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
 
 /* capture.c: the row trigger */
 extern void sau_capture_statement_end(void);

@@ -102,10 +102,10 @@ SELECT pg_describe_object(d.classid, d.objid, 0) AS without_comment
    AND NOT EXISTS (SELECT FROM pg_type e WHERE d.classid = 'pg_type'::regclass AND e.typarray = d.objid)
    AND COALESCE(obj_description(d.objid, d.classid::regclass::name), '') = '';
 
--- install: what anybody may execute (and capture(), which is of use in a trigger only)
+-- install: what anybody may execute (and trigger functions that a partition clones)
 SELECT p.proname AS open_to_all, count(*)
   FROM pg_proc p
- WHERE p.pronamespace = 'softaudit'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE') AND p.proname <> 'capture'
+ WHERE p.pronamespace = 'softaudit'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE') AND p.proname NOT IN ('capture', 'mark', 'follow_keys')
  GROUP BY 1 ORDER BY p.proname COLLATE "C";
 SELECT has_schema_privilege('public', 'softaudit', 'USAGE'), has_schema_privilege('public', 'softaudit', 'CREATE');
 -- and nothing that runs as its owner looks names up where a caller can put some

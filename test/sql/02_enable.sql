@@ -14,14 +14,7 @@ SET search_path = s02, public;
 RESET client_min_messages;
 \set ECHO all
 
--- enable: the soft-delete half is not there yet, and says so
 CREATE TABLE plain (id integer PRIMARY KEY, name text, secret text, seen timestamp);
-CALL t.err('SELECT softaudit.enable(''plain'')');
-CALL t.err('SELECT softaudit.enable(''plain'', soft_delete => true)');
-CALL t.err('SELECT softaudit.enable(''plain'', soft_delete => false, deleted_at => ''gone_at'')');
-CALL t.err('SELECT softaudit.enable(''plain'', soft_delete => false, keep_unique => ''{}'')');
-CALL t.err('SELECT softaudit.enable(''plain'', soft_delete => false, purge_after => ''1 year'')');
-CALL t.err('SELECT softaudit.enable(''plain'', soft_delete => false, live_unique => true)');
 
 -- enable: each thing done is told, and is an event
 SELECT softaudit.enable('plain', soft_delete => false);
@@ -60,8 +53,7 @@ SELECT string_agg(tgenabled, '') FROM pg_trigger WHERE tgrelid = 'plain'::regcla
 SELECT t.events();
 CALL t.err('SELECT softaudit.reset(''plain'', ''colour'')');
 CALL t.err('SELECT softaudit.reset(''plain'', NULL)');
-CALL t.err('SELECT softaudit.reset(''plain'', ''soft_delete'')');
-CALL t.err('SELECT softaudit.reset(''plain'', ''live_unique'')');
+CALL t.err('SELECT softaudit.reset(''plain'', ''live_uniques'')');
 
 -- settings: what is no value of theirs is refused, and changes nothing
 CALL t.err('SELECT softaudit.enable(''plain'', audit => false)');

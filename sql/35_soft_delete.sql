@@ -1,0 +1,493 @@
+/* ---- soft delete: the marker, and what the planner hook puts into queries ---- */
+
+CREATE FUNCTION softaudit.mark() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_mark';
+COMMENT ON FUNCTION softaudit.mark() IS
+'trigger function: says by which column a table is soft-deleted, and stops physical deletion; attached by softaudit.enable()';
+
+CREATE FUNCTION softaudit.deletion_stamp() RETURNS timestamptz
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_deletion_stamp';
+COMMENT ON FUNCTION softaudit.deletion_stamp() IS
+'the stamp of a deletion that begins now: the clock, later at each call of a session';
+
+CREATE FUNCTION softaudit.deletion_stamp_utc() RETURNS timestamp
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_deletion_stamp';
+COMMENT ON FUNCTION softaudit.deletion_stamp_utc() IS
+'deletion_stamp() for a column of type timestamp, in UTC';
+
+CREATE FUNCTION softaudit.refuse_deleted(is_deleted boolean, relation oid) RETURNS boolean
+LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_refuse_deleted';
+COMMENT ON FUNCTION softaudit.refuse_deleted(boolean, oid) IS
+'true for a live row; raises unique_violation for a deleted one that ON CONFLICT DO UPDATE found';
+
+CREATE FUNCTION softaudit.with_deleted(a_row anyelement) RETURNS SETOF anyelement
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL SAFE ROWS 1000 AS 'MODULE_PATHNAME', 'softaudit_show_deleted';
+COMMENT ON FUNCTION softaudit.with_deleted(anyelement) IS
+'FROM softaudit.with_deleted(NULL::t): all rows of a soft-deleted table, by its indexes, privileges and row security';
+
+CREATE FUNCTION softaudit.only_deleted(a_row anyelement) RETURNS SETOF anyelement
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL SAFE ROWS 1000 AS 'MODULE_PATHNAME', 'softaudit_show_deleted';
+COMMENT ON FUNCTION softaudit.only_deleted(anyelement) IS
+'FROM softaudit.only_deleted(NULL::t): the deleted rows of a soft-deleted table';
+
+CREATE FUNCTION softaudit.marker_column(target regclass) RETURNS name
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attname
+      FROM pg_trigger t
+      JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = t.tgattr[0]
+     WHERE t.tgrelid = target AND t.tgfoid = 'softaudit.mark()'::regprocedure AND t.tgtype & 1 = 0 AND t.tgattr[0] IS NOT NULL
+     LIMIT 1
+$$;
+COMMENT ON FUNCTION softaudit.marker_column(regclass) IS
+'the column that marks deleted rows of a table; NULL if it is not soft-deleted by a marker of its own';
+
+CREATE FUNCTION softaudit.follow_keys() RETURNS trigger
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_follow_keys';
+COMMENT ON FUNCTION softaudit.follow_keys() IS
+'trigger function: does at a soft delete and at a restore what foreign keys declare; attached by softaudit.enable()';
+
+CREATE FUNCTION softaudit.followed() RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_followed';
+COMMENT ON FUNCTION softaudit.followed() IS
+'how many rows restores of this session brought back by foreign keys';
+
+CREATE FUNCTION softaudit.is_marked(target regclass) RETURNS boolean
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT softaudit.marker_column(target) IS NOT NULL OR
+           EXISTS (SELECT FROM pg_partition_ancestors(target) a WHERE softaudit.marker_column(a.relid) IS NOT NULL)
+$$;
+COMMENT ON FUNCTION softaudit.is_marked(regclass) IS
+'whether a table is soft-deleted, by itself or as a partition';
+
+CREATE FUNCTION softaudit.put_key_trigger(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+DECLARE
+    referring smallint[] := ARRAY(SELECT DISTINCT k FROM pg_constraint c CROSS JOIN LATERAL unnest(c.conkey) k
+                                   WHERE c.contype = 'f' AND c.conrelid = target AND softaudit.is_marked(c.confrelid) ORDER BY k);
+    columns name[];
+    own record;
+BEGIN
+    columns := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (referring) ORDER BY a.attnum);
+    IF softaudit.marker_column(target) IS NOT NULL AND
+       (columns <> '{}' OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = target)) THEN
+        columns := columns || softaudit.marker_column(target);
+    END IF;
+    SELECT t.tgparentid INTO own FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys';
+    IF FOUND AND own.tgparentid <> 0 THEN
+        RETURN;                 -- a clone of its root's
+    END IF;
+    IF columns = '{}' THEN
+        EXECUTE format('DROP TRIGGER IF EXISTS "!softaudit_keys" ON %s', target);
+    ELSE
+        EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_keys" AFTER %s UPDATE OF %s ON %s
+                        FOR EACH ROW EXECUTE FUNCTION softaudit.follow_keys()',
+                       CASE WHEN referring <> '{}' THEN 'INSERT OR' END,
+                       (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(columns) WITH ORDINALITY u (c, ord)), target);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.put_key_trigger(regclass) IS
+'gives a table the trigger that its foreign keys with soft-deleted tables need, or takes it away';
+
+CREATE FUNCTION softaudit.put_key_triggers(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel regclass;
+BEGIN
+    FOR rel IN SELECT target
+               UNION SELECT c.conrelid FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = target AND c.conparentid = 0
+               UNION SELECT c.confrelid FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = target AND c.conparentid = 0 LOOP
+        PERFORM softaudit.put_key_trigger(rel);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.put_key_triggers(regclass) IS
+'put_key_trigger() for a table and for those that foreign keys tie to it';
+
+CREATE FUNCTION softaudit.restore(target regclass, key text) RETURNS bigint
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS $$
+DECLARE
+    col name := softaudit.marker_column(target);
+    parts text[];
+    names name[];
+    given jsonb;
+    condition text;
+    n bigint;
+    before bigint := softaudit.followed();
+    is_live boolean;
+    more text;
+    rule text;
+BEGIN
+    IF target IS NULL OR key IS NULL THEN
+        RAISE EXCEPTION 'neither the table nor the key must be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'Write softaudit.restore(''users'', 42).';
+    END IF;
+    IF col IS NULL THEN
+        RAISE EXCEPTION 'table "%" is not soft-deleted', target
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Call softaudit.enable() for it; for a partition, name the partitioned table.';
+    END IF;
+    SELECT pg_catalog.array_agg(a.attname ORDER BY k.ord),
+           pg_catalog.array_agg(pg_catalog.format('%I OPERATOR(%I.%s) %%L::%s', a.attname, n.nspname, o.oprname, pg_catalog.format_type(a.atttypid, NULL)) ORDER BY k.ord)
+      INTO names, parts
+      FROM pg_catalog.pg_index i
+     CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY k (attnum, ord)
+      JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
+      JOIN pg_catalog.pg_opclass c ON c.oid OPERATOR(pg_catalog.=) i.indclass[k.ord OPERATOR(pg_catalog.-) 1]
+      JOIN pg_catalog.pg_amop m ON m.amopfamily OPERATOR(pg_catalog.=) c.opcfamily AND m.amopstrategy OPERATOR(pg_catalog.=) 3
+                               AND m.amoplefttype OPERATOR(pg_catalog.=) c.opcintype AND m.amoprighttype OPERATOR(pg_catalog.=) c.opcintype
+      JOIN pg_catalog.pg_operator o ON o.oid OPERATOR(pg_catalog.=) m.amopopr
+      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace
+     WHERE i.indrelid OPERATOR(pg_catalog.=) target::pg_catalog.oid AND i.indisprimary AND k.ord OPERATOR(pg_catalog.<=) i.indnkeyatts;
+    IF names IS NULL THEN
+        RAISE EXCEPTION 'table "%" has no primary key', target
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = pg_catalog.format('UPDATE %s SET %I = NULL WHERE ... restores its rows.', target, col);
+    END IF;
+    IF pg_catalog.cardinality(names) OPERATOR(pg_catalog.=) 1 THEN
+        condition := pg_catalog.format(parts[1], key);
+    ELSE
+        BEGIN
+            given := key::pg_catalog.jsonb;
+        EXCEPTION WHEN OTHERS THEN
+            given := NULL;
+        END;
+        IF given IS NULL OR pg_catalog.jsonb_typeof(given) OPERATOR(pg_catalog.<>) 'object' OR
+           ARRAY(SELECT k FROM pg_catalog.jsonb_object_keys(given) k ORDER BY k COLLATE "C") OPERATOR(pg_catalog.<>)
+           ARRAY(SELECT u::pg_catalog.text FROM pg_catalog.unnest(names) u ORDER BY u::pg_catalog.text COLLATE "C") THEN
+            RAISE EXCEPTION 'the key of table "%" is made of several columns', target
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'Give a JSON object that names each of them: ' OPERATOR(pg_catalog.||) pg_catalog.array_to_string(names, ', ') OPERATOR(pg_catalog.||) '.';
+        END IF;
+        FOR i IN 1 .. pg_catalog.cardinality(names) LOOP
+            condition := pg_catalog.concat_ws(' AND ', condition, pg_catalog.format(parts[i], given OPERATOR(pg_catalog.->>) names[i]::pg_catalog.text));
+        END LOOP;
+    END IF;
+
+    BEGIN
+        EXECUTE pg_catalog.format('UPDATE %s SET %I = NULL WHERE %s AND %I IS NOT NULL', target, col, condition, col);
+        GET DIAGNOSTICS n = ROW_COUNT;
+    EXCEPTION WHEN unique_violation OR exclusion_violation THEN
+        GET STACKED DIAGNOSTICS more = PG_EXCEPTION_DETAIL, rule = CONSTRAINT_NAME;
+        RAISE EXCEPTION 'cannot restore the row of table "%": a live row has taken its place in "%"', target, rule
+            USING ERRCODE = SQLSTATE, DETAIL = more,
+                  HINT = 'Change or delete the live row first.';
+    END;
+    IF n OPERATOR(pg_catalog.=) 0 THEN
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %s AND %I IS NULL)', target, condition, col) INTO is_live;
+        IF NOT is_live THEN
+            RAISE EXCEPTION 'table "%" has no deleted row with key %', target, key
+                USING ERRCODE = 'no_data_found',
+                      HINT = 'It may have been purged; softaudit.history() tells.';
+        END IF;
+        RETURN 0;
+    END IF;
+    RETURN n OPERATOR(pg_catalog.+) softaudit.followed() OPERATOR(pg_catalog.-) before;
+END
+$$;
+COMMENT ON FUNCTION softaudit.restore(regclass, text) IS
+'brings a soft-deleted row back, and what its deletion took along; returns how many rows; for who may UPDATE the table';
+
+CREATE FUNCTION softaudit.restore(target regclass, key anyelement) RETURNS bigint
+LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS $$ SELECT softaudit.restore(target, key::pg_catalog.text) $$;
+COMMENT ON FUNCTION softaudit.restore(regclass, anyelement) IS
+'restore() by a key of the column''s own type, or a jsonb object for a composite key';
+
+CREATE FUNCTION softaudit.preloaded(setting text) RETURNS text[]
+LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+RETURN ARRAY(SELECT btrim(u.lib, ' "') FROM unnest(string_to_array(COALESCE(setting, ''), ',')) WITH ORDINALITY u (lib, ord)
+              WHERE btrim(u.lib, ' "') <> '' ORDER BY u.ord);
+COMMENT ON FUNCTION softaudit.preloaded(text) IS
+'the libraries that a value of session_preload_libraries names';
+
+CREATE FUNCTION softaudit.database_preload() RETURNS text
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT substr(c, strpos(c, '=') + 1)
+      FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c
+     WHERE s.setrole = 0 AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND c LIKE 'session\_preload\_libraries=%'
+$$;
+COMMENT ON FUNCTION softaudit.database_preload() IS
+'the value of session_preload_libraries that is set for this database; NULL if none is';
+
+CREATE FUNCTION softaudit.assert_preload() RETURNS boolean
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    mine text := softaudit.database_preload();
+    libs text[];
+BEGIN
+    -- loaded in every session of the server, or by this database's setting already
+    IF 'softaudit' = ANY (softaudit.preloaded((SELECT s.setting FROM pg_settings s WHERE s.name = 'shared_preload_libraries')))
+       OR 'softaudit' = ANY (softaudit.preloaded(mine)) THEN
+        RETURN false;
+    END IF;
+    -- a database's setting replaces the server's: what that one names comes along
+    libs := softaudit.preloaded(COALESCE(mine, (SELECT s.reset_val FROM pg_settings s WHERE s.name = 'session_preload_libraries')));
+    IF NOT 'softaudit' = ANY (libs) THEN
+        libs := libs || 'softaudit'::text;
+    END IF;
+    EXECUTE format('ALTER DATABASE %I SET session_preload_libraries = %s', current_database(),
+                   (SELECT string_agg(quote_literal(l), ', ' ORDER BY ord) FROM unnest(libs) WITH ORDINALITY u (l, ord)));
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION softaudit.assert_preload() IS
+'has new sessions of this database load the library; true if that was not so';
+
+CREATE FUNCTION softaudit.release_preload() RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    libs text[] := softaudit.preloaded(softaudit.database_preload());
+BEGIN
+    IF NOT 'softaudit' = ANY (libs) THEN
+        RETURN;
+    END IF;
+    libs := array_remove(libs, 'softaudit');
+    IF libs = '{}' THEN
+        EXECUTE format('ALTER DATABASE %I RESET session_preload_libraries', current_database());
+    ELSE
+        EXECUTE format('ALTER DATABASE %I SET session_preload_libraries = %s', current_database(),
+                       (SELECT string_agg(quote_literal(l), ', ' ORDER BY ord) FROM unnest(libs) WITH ORDINALITY u (l, ord)));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.release_preload() IS
+'takes the library out of what new sessions of this database load, and leaves other libraries';
+
+CREATE FUNCTION softaudit.put_marker(target regclass, column_name name) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+DECLARE
+    rel regclass;
+BEGIN
+    -- children of plain inheritance are queried by themselves, too
+    FOR rel IN WITH RECURSIVE tree (relid) AS (
+                   SELECT target::oid
+                   UNION
+                   SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid
+                     JOIN pg_class c ON c.oid = i.inhrelid AND c.relkind = 'r' AND NOT c.relispartition)
+               SELECT relid FROM tree LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_marker" BEFORE DELETE OR UPDATE OF %I ON %s
+                        FOR EACH STATEMENT EXECUTE FUNCTION softaudit.mark()', column_name, rel);
+    END LOOP;
+    IF (SELECT c.relkind = 'p' FROM pg_class c WHERE c.oid = target) THEN
+        -- cloned to the partitions, those to come included: by it each is known as a part of this table
+        EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_marker_row" BEFORE DELETE ON %s
+                        FOR EACH ROW EXECUTE FUNCTION softaudit.mark()', target);
+    END IF;
+    FOR rel IN SELECT t.relid FROM pg_partition_tree(target) t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind <> 'f'
+               UNION SELECT target LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_marker_truncate" BEFORE TRUNCATE ON %s
+                        FOR EACH STATEMENT EXECUTE FUNCTION softaudit.mark()', rel);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.put_marker(regclass, name) IS
+'puts the triggers on a table, its partitions and inheritance children that mark it as soft-deleted';
+
+CREATE FUNCTION softaudit.drop_marker(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+DECLARE
+    g record;
+BEGIN
+    FOR g IN WITH RECURSIVE tree (relid) AS (
+                 SELECT target::oid
+                 UNION
+                 SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid)
+             SELECT t.tgname, t.tgrelid::regclass AS rel FROM tree JOIN pg_trigger t ON t.tgrelid = tree.relid
+              WHERE t.tgfoid = 'softaudit.mark()'::regprocedure AND t.tgparentid = 0 LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', g.tgname, g.rel);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.drop_marker(regclass) IS
+'takes the marker off a table, its partitions and inheritance children';
+
+CREATE FUNCTION softaudit.ensure_marker_column(target regclass, column_name name) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    col record;
+BEGIN
+    SELECT a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity, a.atthasdef, a.attnum,
+           format_type(a.atttypid, a.atttypmod) AS type_name
+      INTO col
+      FROM pg_attribute a
+     WHERE a.attrelid = target AND a.attname = column_name AND NOT a.attisdropped;
+    IF NOT FOUND THEN
+        IF EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = target) THEN
+            RAISE EXCEPTION 'column "%" of table "%" does not exist', column_name, target
+                USING ERRCODE = 'undefined_column',
+                      HINT = 'The table inherits from another one: call softaudit.enable() for that one.';
+        END IF;
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I timestamptz', target, column_name);
+        RAISE NOTICE 'soft delete: column "%" (timestamptz) added to table "%"', column_name, target;
+        RETURN;
+    END IF;
+    IF col.attnum < 1 OR col.atttypid NOT IN ('timestamptz'::regtype, 'timestamp'::regtype) THEN
+        RAISE EXCEPTION 'column "%" of table "%" is of type %, not timestamptz', column_name, target, col.type_name
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = 'Name another column with softaudit.enable(..., deleted_at => ...); one that is missing is added.';
+    END IF;
+    IF col.atttypmod NOT IN (-1, 6) THEN
+        RAISE EXCEPTION 'column "%" of table "%" is of type %: it has to hold microseconds', column_name, target, col.type_name
+            USING ERRCODE = 'datatype_mismatch',
+                  HINT = format('The stamp tells one deletion from another. ALTER TABLE %s ALTER %I TYPE %s.', target, column_name, col.atttypid::regtype);
+    END IF;
+    IF col.attnotnull THEN
+        RAISE EXCEPTION 'column "%" of table "%" is NOT NULL', column_name, target
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('A live row has NULL there. ALTER TABLE %s ALTER %I DROP NOT NULL.', target, column_name);
+    END IF;
+    IF col.attgenerated <> '' OR col.attidentity <> '' THEN
+        RAISE EXCEPTION 'column "%" of table "%" is generated', column_name, target
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Name another column with softaudit.enable(..., deleted_at => ...).';
+    END IF;
+    IF col.atthasdef THEN
+        RAISE EXCEPTION 'column "%" of table "%" has a default', column_name, target
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('New rows would be deleted ones. ALTER TABLE %s ALTER %I DROP DEFAULT.', target, column_name);
+    END IF;
+    IF EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = target AND col.attnum = ANY (p.partattrs)) THEN
+        RAISE NOTICE 'soft delete: table "%" is partitioned by "%", so that a deletion moves rows', target, column_name;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.ensure_marker_column(regclass, name) IS
+'adds the column that marks deleted rows, or checks that the one that is there will do';
+
+CREATE FUNCTION softaudit.warn_soft_delete(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    f record;
+    names text;
+BEGIN
+    FOR f IN SELECT c.conname, c.confrelid::regclass AS parent FROM pg_constraint c
+              WHERE c.contype = 'f' AND c.conrelid = target AND c.confdeltype = 'c' AND c.conparentid = 0
+                AND softaudit.marker_column(c.confrelid) IS NULL LOOP
+        RAISE WARNING 'a DELETE on table "%" removes rows of "%" for good: foreign key "%" cascades', f.parent, target, f.conname
+            USING HINT = format('Call softaudit.enable(%L), too.', f.parent);
+    END LOOP;
+    FOR f IN SELECT c.conname, c.conrelid::regclass AS child FROM pg_constraint c
+              WHERE c.contype = 'f' AND c.confrelid = target AND c.confdeltype = 'c' AND c.conparentid = 0
+                AND softaudit.marker_column(c.conrelid) IS NULL LOOP
+        RAISE WARNING 'rows of table "%" stay as they are when their row of "%" is soft-deleted: foreign key "%" cascades at the purge only', f.child, target, f.conname
+            USING HINT = format('Call softaudit.enable(%L) to have them soft-deleted along.', f.child);
+    END LOOP;
+    SELECT string_agg(format('"%s"', t.tgname), ', ' ORDER BY t.tgname) INTO names
+      FROM pg_trigger t
+     WHERE t.tgrelid = target AND NOT t.tgisinternal AND t.tgtype & 8 <> 0
+       AND t.tgfoid NOT IN ('softaudit.mark()'::regprocedure, 'softaudit.capture()'::regprocedure);
+    IF names IS NOT NULL THEN
+        RAISE WARNING 'triggers of table "%" for DELETE do not fire at a soft delete: %', target, names
+            USING HINT = 'A soft delete fires UPDATE triggers. Move what they do there, where it applies.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.warn_soft_delete(regclass) IS
+'warns of what soft deletion of a table leaves open';
+
+CREATE FUNCTION softaudit.becomes_soft_deleted(target regclass, given boolean) RETURNS bigint
+LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF softaudit.marker_column(target) IS NOT NULL THEN
+        RETURN 0;
+    END IF;
+    IF given IS NULL AND to_regclass('softaudit.registry') IS NOT NULL THEN
+        given := (SELECT r.soft_delete FROM softaudit.registry r WHERE r.relation = target);
+    END IF;
+    RETURN COALESCE(given, true)::integer;
+END
+$$;
+COMMENT ON FUNCTION softaudit.becomes_soft_deleted(regclass, boolean) IS
+'1 if enable() with this argument makes a table soft-deleted that is not, else 0';
+
+CREATE FUNCTION softaudit.apply_soft_delete(target regclass, s jsonb, is_new boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    present name := softaudit.marker_column(target);
+    wanted name := s ->> 'deleted_at';
+    parent regclass;
+    others integer;
+BEGIN
+    IF present IS NOT NULL AND present <> wanted THEN
+        RAISE EXCEPTION 'table "%" is soft-deleted by column "%"', target, present
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('To change the column, call softaudit.disable(%L, audit => false) first.', target);
+    END IF;
+    IF present IS NULL THEN
+        SELECT i.inhparent::regclass INTO parent FROM pg_inherits i WHERE i.inhrelid = target AND softaudit.marker_column(i.inhparent) IS NULL LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'table "%" inherits from "%", which is not soft-deleted', target, parent
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      HINT = format('Queries on "%s" would see deleted rows. Call softaudit.enable(%L).', parent, parent);
+        END IF;
+        PERFORM softaudit.ensure_marker_column(target, wanted);
+        PERFORM softaudit.put_marker(target, wanted);
+        RAISE NOTICE 'soft delete: DELETE on table "%" marks rows in column "%" from now on', target, wanted;
+    END IF;
+    IF (s ->> 'live_unique')::boolean THEN
+        PERFORM softaudit.convert_unique(target, wanted, ARRAY(SELECT e::name FROM jsonb_array_elements_text(s -> 'keep_unique') e));
+    ELSE
+        PERFORM softaudit.revert_unique(target);
+    END IF;
+    PERFORM softaudit.put_key_triggers(target);
+    IF softaudit.assert_preload() THEN
+        RAISE NOTICE 'soft delete: new sessions of database "%" load the library (session_preload_libraries)', current_database();
+        SELECT count(*) INTO others FROM pg_stat_activity a
+         WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend';
+        IF others > 0 THEN
+            RAISE WARNING '% open sessions may be without the library: they see deleted rows, and their first DELETE fails', others
+                USING HINT = 'Have them reconnect; softaudit.is_active() tells a session whether it is protected.';
+        END IF;
+    END IF;
+    IF is_new THEN
+        PERFORM softaudit.warn_soft_delete(target);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.apply_soft_delete(regclass, jsonb, boolean) IS
+'the soft-delete half of enable()';
+
+CREATE FUNCTION softaudit.remove_soft_delete(target regclass, force boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    col name := softaudit.marker_column(target);
+    deleted bigint;
+BEGIN
+    IF col IS NULL THEN
+        RETURN;
+    END IF;
+    -- by mentioning the column it sees them
+    EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NOT NULL', target, col) INTO deleted;
+    IF deleted > 0 AND NOT COALESCE(force, false) THEN
+        RAISE EXCEPTION 'table "%" has % soft-deleted rows, which would reappear', target, deleted
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('Purge or restore them first, or call softaudit.disable(%L, force => true).', target);
+    END IF;
+    PERFORM softaudit.drop_marker(target);
+    PERFORM softaudit.put_key_triggers(target);
+    PERFORM softaudit.revert_unique(target);
+    RAISE NOTICE 'soft delete: markers removed from table "%"; column "%" stays, % deleted rows reappear', target, col, deleted;
+END
+$$;
+COMMENT ON FUNCTION softaudit.remove_soft_delete(regclass, boolean) IS
+'the soft-delete half of disable()';
