@@ -205,17 +205,6 @@ sau_compat_merge_condition(Query *query)
 #endif
 }
 
-/* 19 has DELETE ... FOR PORTION OF. */
-static inline bool
-sau_compat_is_for_portion_of(Query *query)
-{
-#if PG_VERSION_NUM >= 190000
-	return query->forPortionOf != NULL;
-#else
-	return false;
-#endif
-}
-
 /*
  * What a column in RETURNING of a DELETE becomes when the DELETE becomes an UPDATE of
  * the column "attno".  18 can return the old row; before, all other columns are

@@ -157,6 +157,17 @@ mention_walker(Node *node, MentionContext *context)
 		}
 		return false;
 	}
+	if (IsA(node, RowExpr) && ((RowExpr *) node)->row_typeid != RECORDOID &&
+		((RowExpr *) node)->row_format == COERCE_IMPLICIT_CAST)
+	{
+		ListCell   *lc;
+
+		/* a view's whole row, as the rewriter spells it out: no more a mention than a table's */
+		foreach(lc, ((RowExpr *) node)->args)
+			if (!IsA(lfirst(lc), Var) && mention_walker(lfirst(lc), context))
+				return true;
+		return false;
+	}
 	if (IsA(node, Query))
 	{
 		bool		result;
@@ -429,11 +440,6 @@ convert_delete(Query *query, const SauMarker *marker)
 	RangeTblEntry *rte = rt_fetch(query->resultRelation, query->rtable);
 	ReturningContext context = {query->resultRelation, marker->attno, 0};
 
-	if (sau_compat_is_for_portion_of(query))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("DELETE ... FOR PORTION OF is not supported on soft-deleted table \"%s\"", get_rel_name(marker->relid)),
-				 errhint("Set softaudit.hard_delete to on to delete for good.")));
 	query->commandType = CMD_UPDATE;
 	query->targetList = list_make1(stamp_entry(query, marker));
 	query->returningList = (List *) returning_mutator((Node *) query->returningList, &context);

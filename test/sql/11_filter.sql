@@ -118,6 +118,13 @@ SELECT name FROM u GROUP BY name HAVING max(deleted_at) IS NOT NULL ORDER BY 1;
 SELECT count(*) FROM u WHERE id IN (SELECT u2.id FROM u u2 WHERE u2.deleted_at IS NOT NULL);
 SELECT count(*) FROM (u JOIN plain p USING (id)) AS j WHERE j.deleted_at IS NOT NULL;
 
+-- a whole row is no mention, and no more is a view's
+SELECT count(*) FROM u WHERE u::text LIKE '%n2%';
+BEGIN;
+UPDATE v SET name = 'x' WHERE v::text LIKE '%n2%' RETURNING id;
+UPDATE v SET name = 'x' WHERE deleted_at IS NOT NULL AND id = 2 RETURNING id;
+ROLLBACK;
+
 -- with_deleted and only_deleted: FROM items that indexes and conditions reach
 EXPLAIN (COSTS OFF) SELECT name FROM softaudit.with_deleted(NULL::u) x WHERE x.id = 2;
 EXPLAIN (COSTS OFF) SELECT name FROM softaudit.only_deleted(NULL::u) x WHERE x.id = 2;
