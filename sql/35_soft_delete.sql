@@ -76,9 +76,11 @@ BEGIN
        (columns <> '{}' OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = target)) THEN
         columns := columns || softaudit.marker_column(target);
     END IF;
-    SELECT t.tgparentid INTO own FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys';
-    IF FOUND AND own.tgparentid <> 0 THEN
-        RETURN;                 -- a clone of its root's
+    SELECT t.tgparentid, t.tgtype, ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (t.tgattr)) AS columns
+      INTO own FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys';
+    -- a clone of its root's; or right as it is, and then no lock is taken that a parallel restore could trip over
+    IF FOUND AND (own.tgparentid <> 0 OR own.columns @> columns AND columns @> own.columns AND (own.tgtype & 4 <> 0) = (referring <> '{}')) THEN
+        RETURN;
     END IF;
     IF columns = '{}' THEN
         EXECUTE format('DROP TRIGGER IF EXISTS "!softaudit_keys" ON %s', target);
@@ -253,7 +255,8 @@ BEGIN
         RETURN;
     END IF;
     libs := array_remove(libs, 'softaudit');
-    IF libs = '{}' THEN
+    -- what came from the server's own setting is there without this one
+    IF libs = '{}' OR libs = softaudit.preloaded((SELECT f.setting FROM pg_file_settings f WHERE f.name = 'session_preload_libraries' ORDER BY f.seqno DESC LIMIT 1)) THEN
         EXECUTE format('ALTER DATABASE %I RESET session_preload_libraries', current_database());
     ELSE
         EXECUTE format('ALTER DATABASE %I SET session_preload_libraries = %s', current_database(),

@@ -177,6 +177,16 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 			if (is_ours(((AlterObjectSchemaStmt *) tree)->relation))
 				refuse("SET SCHEMA");
 			break;
+		case T_CreateTrigStmt:
+			{
+				/* a restore may find that what it restores was made already, by the foreign key it belongs to */
+				CreateTrigStmt *stmt = (CreateTrigStmt *) tree;
+
+				if (strncmp(stmt->trigname, "!softaudit_", 11) == 0 && list_length(stmt->funcname) == 2 &&
+					strcmp(strVal(linitial(stmt->funcname)), SAU_SCHEMA) == 0)
+					stmt->replace = true;
+			}
+			break;
 		case T_RuleStmt:
 			if (is_ours(((RuleStmt *) tree)->relation))
 				refuse("CREATE RULE");
