@@ -113,20 +113,7 @@ BEGIN
         PERFORM softaudit.own_alone('softaudit.registry');
     END IF;
 
-    IF to_regclass('softaudit.replaced_constraints') IS NULL THEN
-        CREATE TABLE softaudit.replaced_constraints (
-            table_id integer NOT NULL,
-            name name NOT NULL,
-            index_name name NOT NULL,   -- the index over live rows that stands for it
-            kind text NOT NULL CHECK (kind IN ('UNIQUE', 'INDEX', 'EXCLUDE')),
-            definition text NOT NULL,
-            comment text,
-            PRIMARY KEY (table_id, name)
-        );
-        COMMENT ON TABLE softaudit.replaced_constraints IS
-            'unique and exclusion constraints that count live rows only, and how disable() makes them again';
-        PERFORM softaudit.own_alone('softaudit.replaced_constraints');
-    END IF;
+    PERFORM softaudit.ensure_replaced();
 
     IF to_regclass('softaudit.log_session_id_seq') IS NULL THEN
         CREATE SEQUENCE softaudit.log_session_id_seq;

@@ -273,6 +273,7 @@ BEGIN
     IF given ? 'exclude' THEN PERFORM softaudit.check_columns(target, 'exclude', ARRAY(SELECT jsonb_array_elements_text(given -> 'exclude')::name)); END IF;
     IF given ? 'redact' THEN PERFORM softaudit.check_columns(target, 'redact', ARRAY(SELECT jsonb_array_elements_text(given -> 'redact')::name)); END IF;
     IF given ? 'ignore' THEN PERFORM softaudit.check_columns(target, 'ignore', ARRAY(SELECT jsonb_array_elements_text(given -> 'ignore')::name)); END IF;
+    IF given ? 'keep_unique' THEN PERFORM softaudit.check_keep_unique(target, ARRAY(SELECT jsonb_array_elements_text(given -> 'keep_unique')::name)); END IF;
     both_lists := ARRAY(SELECT unnest(x_exclude) INTERSECT SELECT unnest(x_redact));
     IF both_lists <> '{}' THEN
         RAISE EXCEPTION 'column "%" is both in exclude and in redact', both_lists[1]

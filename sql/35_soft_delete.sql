@@ -486,9 +486,10 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = format('Purge or restore them first, or call softaudit.disable(%L, force => true).', target);
     END IF;
+    -- while the marker tells the column
+    PERFORM softaudit.revert_unique(target);
     PERFORM softaudit.drop_marker(target);
     PERFORM softaudit.put_key_triggers(target);
-    PERFORM softaudit.revert_unique(target);
     RAISE NOTICE 'soft delete: markers removed from table "%"; column "%" stays, % deleted rows reappear', target, col, deleted;
 END
 $$;

@@ -26,7 +26,7 @@ BEGIN
         IF f.proname IN ('enable', 'disable', 'reset', 'history', 'act_as', 'actor', 'is_active', 'changed_columns',
                          'key_from_image', 'capture', 'check_top_level', 'maintain_step', 'maintain_groups',
                          'mark', 'deletion_stamp', 'deletion_stamp_utc', 'refuse_deleted', 'with_deleted', 'only_deleted',
-                         'marker_column', 'marker_column_above', 'live_index_definition', 'live_unique', 'live_index', 'live_index_sql', 'follow_keys', 'followed', 'restore') THEN
+                         'marker_column', 'marker_column_above', 'live_index_definition', 'index_parts', 'conjuncts', 'live_unique', 'live_index', 'live_index_sql', 'follow_keys', 'followed', 'restore') THEN
             EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO PUBLIC', f.kind, f.signature);
         END IF;
     END LOOP;

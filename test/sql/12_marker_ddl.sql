@@ -3,6 +3,8 @@
 \getenv inputdir PG_ABS_SRCDIR
 \set helpers :inputdir '/sql/include/helpers.psql'
 \i :helpers
+-- or the first table to be enabled here would tell of it
+SELECT softaudit.assert_preload() \g /dev/null
 CREATE SCHEMA s12;
 SET search_path = s12, public;
 SET client_min_messages = error;
