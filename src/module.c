@@ -57,8 +57,18 @@ softaudit_ExecutorStart(QueryDesc *queryDesc, int eflags)
 static void
 softaudit_ExecutorFinish(QueryDesc *queryDesc)
 {
-	int			depth = sau_log_statement_begin();
+	int			depth;
 
+	/* a plain query has queued no triggers */
+	if (queryDesc->operation == CMD_SELECT && !queryDesc->plannedstmt->hasModifyingCTE)
+	{
+		if (prev_ExecutorFinish)
+			prev_ExecutorFinish(queryDesc);
+		else
+			standard_ExecutorFinish(queryDesc);
+		return;
+	}
+	depth = sau_log_statement_begin();
 	PG_TRY();
 	{
 		if (prev_ExecutorFinish)
@@ -105,6 +115,24 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	if (sau_log_is_pending())
 		sau_log_flush();
 	pstmt = sau_filter_utility_begin(pstmt, &filter_state);
+	switch (nodeTag(pstmt->utilityStmt))
+	{
+		/* what fires no trigger by itself; a query in it passes through the other hooks */
+		case T_ExecuteStmt:
+		case T_FetchStmt:
+		case T_PrepareStmt:
+		case T_DeallocateStmt:
+		case T_VariableSetStmt:
+		case T_VariableShowStmt:
+			sau_log_new_activity();
+			if (prev_ProcessUtility)
+				prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+			else
+				standard_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+			return;
+		default:
+			break;
+	}
 	depth = sau_log_statement_begin();
 	PG_TRY();
 	{
