@@ -206,12 +206,11 @@ sau_compat_merge_condition(Query *query)
 }
 
 /*
- * What a column in RETURNING of a DELETE becomes when the DELETE becomes an UPDATE of
- * the column "attno".  18 can return the old row; before, all other columns are
- * unchanged and this one was NULL.
+ * What RETURNING of a DELETE says of its target is the row as it was.  18 can return
+ * the old row of an UPDATE: then the result is what the Var becomes.  Before, NULL.
  */
 static inline Node *
-sau_compat_returning_var(Var *var, AttrNumber attno)
+sau_compat_returning_old(Var *var)
 {
 #if PG_VERSION_NUM >= 180000
 	if (var->varreturningtype == VAR_RETURNING_NEW)
@@ -220,9 +219,7 @@ sau_compat_returning_var(Var *var, AttrNumber attno)
 	var->varreturningtype = VAR_RETURNING_OLD;
 	return (Node *) var;
 #else
-	if (var->varattno == attno)
-		return (Node *) makeNullConst(var->vartype, var->vartypmod, var->varcollid);
-	return (Node *) copyObject(var);
+	return NULL;
 #endif
 }
 

@@ -398,11 +398,50 @@ stamp_entry(Query *query, const SauMarker *marker)
 typedef struct ReturningContext
 {
 	int			rti;
+	Oid			relid;
 	AttrNumber	attno;
 	int			sublevels_up;
 } ReturningContext;
 
-/* RETURNING of a DELETE shows the row as it was; see sau_compat_returning_var(). */
+static Node *old_var(Var *var, ReturningContext *context);
+
+/* A whole row, column by column. */
+static Node *
+old_row(Var *var, ReturningContext *context)
+{
+	Relation	relation = table_open(context->relid, NoLock);
+	TupleDesc	desc = RelationGetDescr(relation);
+	RowExpr    *row = makeNode(RowExpr);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		row->args = lappend(row->args, att->attisdropped ? (Node *) makeNullConst(INT4OID, -1, InvalidOid) :
+							old_var(makeVar(var->varno, i + 1, att->atttypid, att->atttypmod, att->attcollation, var->varlevelsup), context));
+	}
+	table_close(relation, NoLock);
+	row->row_typeid = var->vartype;
+	row->row_format = COERCE_IMPLICIT_CAST;
+	row->location = -1;
+	return (Node *) row;
+}
+
+/* A reference to the target in RETURNING of a DELETE: all columns are unchanged, and the marker was NULL. */
+static Node *
+old_var(Var *var, ReturningContext *context)
+{
+	Node	   *old = sau_compat_returning_old(var);
+
+	if (old)
+		return old;
+	if (var->varattno == InvalidAttrNumber)
+		return old_row(var, context);
+	if (var->varattno == context->attno)
+		return (Node *) makeNullConst(var->vartype, var->vartypmod, var->varcollid);
+	return (Node *) copyObject(var);
+}
+
 static Node *
 returning_mutator(Node *node, ReturningContext *context)
 {
@@ -413,7 +452,7 @@ returning_mutator(Node *node, ReturningContext *context)
 		Var		   *var = (Var *) node;
 
 		if (var->varno == context->rti && var->varlevelsup == context->sublevels_up)
-			return sau_compat_returning_var(var, context->attno);
+			return old_var(var, context);
 	}
 	if (IsA(node, Query))
 	{
@@ -438,7 +477,7 @@ static void
 convert_delete(Query *query, const SauMarker *marker)
 {
 	RangeTblEntry *rte = rt_fetch(query->resultRelation, query->rtable);
-	ReturningContext context = {query->resultRelation, marker->attno, 0};
+	ReturningContext context = {query->resultRelation, marker->relid, marker->attno, 0};
 
 	query->commandType = CMD_UPDATE;
 	query->targetList = list_make1(stamp_entry(query, marker));

@@ -35,6 +35,9 @@ SELECT soft_delete, audit, deleted_at, keep_unique, purge_after, live_unique FRO
 
 -- DELETE: the tag, the count and the rows returned are those of a DELETE
 DELETE FROM users WHERE id IN (1, 2) RETURNING id, email, deleted_at, upper(email), (SELECT users.deleted_at);
+BEGIN;
+DELETE FROM users x WHERE id = 17 RETURNING x, to_jsonb(x) -> 'deleted_at' AS as_json, (SELECT x), x.*;
+ROLLBACK;
 DELETE FROM users WHERE id = 1;
 SELECT count(*) FROM users;
 SELECT id, deleted_at IS NOT NULL AS marked FROM softaudit.with_deleted(NULL::users) WHERE id < 4 ORDER BY id;
