@@ -92,6 +92,38 @@ is($node->safe_psql('postgres', q(SELECT DISTINCT session_user_name FROM softaud
 cmp_ok($node->safe_psql('postgres', 'SELECT count(DISTINCT backend_pid) FROM softaudit.log_sessions'), '<=', 2, 'all over two server sessions');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM softaudit.changes WHERE session_user_name IS NULL'), 0, 'no log row without its session');
 
+# What a client asks to see ends with its transaction, whoever gets the session next.
+$node->safe_psql('postgres', q(
+SET client_min_messages = error;
+CREATE TABLE soft (id int PRIMARY KEY, owner int);
+SELECT softaudit.enable('soft', audit => false);
+INSERT INTO soft SELECT g, g % 8 FROM generate_series(0, 79) g;
+DELETE FROM soft WHERE id < 40;
+GRANT ALL ON soft TO web;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'web';
+));
+@running = ();
+for my $c (0 .. 7)
+{
+	my $sql = '';
+	for my $n (1 .. 100)
+	{
+		$sql .= ("SELECT 'live', count(*) FROM soft WHERE id % 2 >= 0;\n",
+			"BEGIN; SET LOCAL softaudit.show_deleted = on; SELECT 'all', count(*) FROM soft; COMMIT;\n",
+			"BEGIN; SET LOCAL softaudit.show_deleted = 'only'; SELECT 'only', count(*) FROM soft; ROLLBACK;\n",
+			"SELECT 'with', count(*) FROM softaudit.with_deleted(NULL::soft);\n",
+			"BEGIN; DELETE FROM soft WHERE owner = $c; SELECT 'mine', count(*) FROM soft WHERE owner = $c; ROLLBACK;\n")[ ($n + $c) % 5 ];
+	}
+	append_to_file("$dir/soft$c", $sql);
+	push @running, IPC::Run::start([ 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-f', "$dir/soft$c", "host=$dir port=$port user=web dbname=postgres" ],
+		'>', "$dir/softout$c", '2>&1');
+}
+IPC::Run::finish($_) for @running;
+my %seen;
+for my $c (0 .. 7) { $seen{$_}++ for split /\n/, slurp_file("$dir/softout$c") }
+is(join(' ', sort keys %seen), 'all|80 live|40 mine|0 only|40 with|80', 'each client sees what it asked for, in its transaction only');
+is(join(' ', map { $seen{$_} } sort keys %seen), '160 160 160 160 160', 'all of them');
+
 $pooler->signal('INT');
 eval { IPC::Run::finish($pooler) };
 $node->stop;
