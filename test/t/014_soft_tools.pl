@@ -116,6 +116,10 @@ $standby->stop;
 
 # ---- logical replication: the initial copy has every row ----
 
+# a walsender does not load what sessions preload; one of a server that loads us for all does
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'softaudit'\n");
+$node->restart;
+
 $node->safe_psql('src', 'CREATE PUBLICATION p FOR TABLE child, rls; CREATE PUBLICATION q FOR TABLE pt WITH (publish_via_partition_root)');
 my $sub = PostgreSQL::Test::Cluster->new('sub');
 $sub->init(allows_streaming => 'logical');
