@@ -15,9 +15,10 @@
  * would (FOR UPDATE, which an UPDATE of the column does not), so it waits for whoever holds
  * FOR KEY SHARE from a child's check, and the check waits for it.
  *
- * Children are looked for as the extension's owner, and changed as their own table's
- * owner, as ri_triggers.c does it.  Our queries are told by their first words, so that
- * the filter leaves them alone.
+ * A query on a table runs as that table's owner, as in ri_triggers.c: what compares its
+ * columns may be somebody's function.  So none joins the two tables: the key values of the
+ * rows at hand are read here and handed over, all at once as arrays.  Our queries are told
+ * by their first words, so that the filter leaves them alone.
  */
 #include "postgres.h"
 
@@ -28,12 +29,14 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "softaudit.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -86,13 +89,13 @@ typedef struct Key
 
 typedef enum QueryKind
 {
-	QUERY_LOCK,
-	QUERY_REFERRED,
+	QUERY_LOCK,					/* on the rows themselves */
+	QUERY_REFERRED,				/* on the children of rows */
 	QUERY_CASCADE,
 	QUERY_CASCADE_RESTORE,
-	QUERY_DEAD_PARENT,
+	QUERY_DEAD_PARENT,			/* on the parents of rows */
 	QUERY_LOCK_PARENT,
-	QUERY_MARK,
+	QUERY_MARK,					/* on children by their place */
 	QUERY_UNMARK
 } QueryKind;
 
@@ -295,31 +298,27 @@ column_name(const char *alias, Oid relid, AttrNumber attno)
 	return psprintf("%s.%s", alias, quote_identifier(get_attname(relid, attno, false)));
 }
 
-/* The condition that parent row "p" and child row "c" belong together. */
+/*
+ * The condition that row "t" of the table that is looked at belongs to key "k" of the
+ * rows at hand: those are the parents' side, or the children's.
+ */
 static void
-append_join(StringInfo sql, const Key *key, Oid parent, Oid child)
+append_join(StringInfo sql, const Key *key, Oid looked_at, const AttrNumber *atts, Oid at_hand, const AttrNumber *hand_atts, bool hand_is_parent)
 {
 	for (int i = 0; i < key->n; i++)
 	{
+		const char *ours = psprintf("k.k%d", i + 1);
+		const char *theirs = column_name("t", looked_at, atts[i]);
+		Oid			our_type = get_atttype(at_hand, hand_atts[i]);
+		Oid			their_type = get_atttype(looked_at, atts[i]);
+
 		if (i > 0)
 			appendStringInfoString(sql, " AND ");
-		generate_operator_clause(sql,
-								 column_name("p", parent, key->parent_atts[i]),
-								 get_atttype(parent, key->parent_atts[i]),
-								 key->operators[i],
-								 column_name("c", child, key->child_atts[i]),
-								 get_atttype(child, key->child_atts[i]));
+		if (hand_is_parent)
+			generate_operator_clause(sql, ours, our_type, key->operators[i], theirs, their_type);
+		else
+			generate_operator_clause(sql, theirs, their_type, key->operators[i], ours, our_type);
 	}
-}
-
-/* What of a key to show in a message, as text. */
-static void
-append_values(StringInfo sql, const char *alias, Oid relid, const AttrNumber *atts, int n)
-{
-	appendStringInfoString(sql, "pg_catalog.concat_ws(', '");
-	for (int i = 0; i < n; i++)
-		appendStringInfo(sql, ", %s", column_name(alias, relid, atts[i]));
-	appendStringInfoChar(sql, ')');
 }
 
 static const char *
@@ -335,6 +334,50 @@ as_stamp(const char *expr, const SauMarker *marker)
 	return marker->typid == TIMESTAMPOID ? psprintf("(%s AT TIME ZONE 'UTC')", expr) : expr;
 }
 
+/* Can all key values be handed over as arrays?  A type that has none goes row by row. */
+static bool
+has_arrays(Oid relid, const AttrNumber *atts, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (!OidIsValid(get_array_type(get_atttype(relid, atts[i]))))
+			return false;
+	return true;
+}
+
+/* Whether the rows at hand are the parents, in a query of this kind. */
+static bool
+hand_is_parent(QueryKind kind)
+{
+	return kind == QUERY_REFERRED || kind == QUERY_CASCADE || kind == QUERY_CASCADE_RESTORE;
+}
+
+/* The keys of the rows at hand as a FROM item "k", with their stamps last; and the parameters' types. */
+static int
+append_keys(StringInfo sql, Oid relid, const AttrNumber *atts, int n, Oid *types)
+{
+	bool		arrays = has_arrays(relid, atts, n);
+	StringInfoData items;
+	StringInfoData names;
+
+	initStringInfo(&items);
+	initStringInfo(&names);
+	for (int i = 0; i <= n; i++)
+	{
+		Oid			type = i < n ? get_atttype(relid, atts[i]) : TIMESTAMPTZOID;
+
+		types[i] = arrays ? get_array_type(type) : type;
+		appendStringInfo(&items, arrays ? "%spg_catalog.unnest($%d)" : "%s$%d", i > 0 ? ", " : "", i + 1);
+		if (i < n)
+			appendStringInfo(&names, "k%d, ", i + 1);
+	}
+	appendStringInfo(sql, arrays ? " FROM ROWS FROM (%s) k (%ss) JOIN " : " FROM (SELECT %s) k (%ss) JOIN ", items.data, names.data);
+	return n + 1;
+}
+
+/*
+ * The plan of a query.  "relid" is the relation whose rows are at hand; the query looks at
+ * that one, or at the other side of the key.
+ */
 static SPIPlanPtr
 plan_for(QueryKind kind, Oid relid, const Key *key)
 {
@@ -342,8 +385,8 @@ plan_for(QueryKind kind, Oid relid, const Key *key)
 	PlanEntry  *entry;
 	bool		found;
 	StringInfoData sql;
-	Oid			types[2] = {TIDARRAYOID, TIMESTAMPTZARRAYOID};
-	int			n_types = 1;
+	Oid			types[INDEX_MAX_KEYS + 1];
+	int			n_types;
 	const SauMarker *marker;
 	SPIPlanPtr	plan;
 
@@ -370,69 +413,69 @@ plan_for(QueryKind kind, Oid relid, const Key *key)
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, SAU_KEY_QUERY);
-	switch (kind)
+	types[0] = TIDARRAYOID;
+	types[1] = TIMESTAMPTZARRAYOID;
+	n_types = 1;
+	if (key)
 	{
-		case QUERY_LOCK:
-			appendStringInfo(&sql, "SELECT 1 FROM ONLY %s p WHERE p.ctid OPERATOR(pg_catalog.=) ANY ($1) FOR UPDATE OF p",
-							 relation_name(relid));
-			break;
-		case QUERY_REFERRED:
-			appendStringInfoString(&sql, "SELECT ");
-			append_values(&sql, "p", relid, key->parent_atts, key->n);
-			appendStringInfo(&sql, " FROM ONLY %s p JOIN %s%s c ON ", relation_name(relid), only(key->child), relation_name(key->child));
-			append_join(&sql, key, relid, key->child);
-			appendStringInfoString(&sql, " WHERE p.ctid OPERATOR(pg_catalog.=) ANY ($1)");
-			if ((marker = sau_marker_get(key->child)) != NULL)
-				appendStringInfo(&sql, " AND %s IS NULL", column_name("c", key->child, marker->attno));
-			appendStringInfoString(&sql, " LIMIT 1 FOR KEY SHARE OF c");
-			break;
-		case QUERY_CASCADE:
-			marker = sau_marker_get(relid);
-			appendStringInfo(&sql, "SELECT c.tableoid, c.ctid, %s FROM ONLY %s p JOIN %s%s c ON ",
-							 column_name("p", relid, marker->attno), relation_name(relid), only(key->child), relation_name(key->child));
-			append_join(&sql, key, relid, key->child);
-			marker = sau_marker_get(key->child);
-			appendStringInfo(&sql, " WHERE p.ctid OPERATOR(pg_catalog.=) ANY ($1) AND %s IS NULL FOR UPDATE OF c",
-							 column_name("c", key->child, marker->attno));
-			break;
-		case QUERY_CASCADE_RESTORE:
+		bool		parent_at_hand = hand_is_parent(kind);
+		Oid			other = parent_at_hand ? key->child : key->parent;
+		const AttrNumber *here = parent_at_hand ? key->parent_atts : key->child_atts;
+		const AttrNumber *there = parent_at_hand ? key->child_atts : key->parent_atts;
+
+		marker = sau_marker_get(other);
+		if (kind == QUERY_CASCADE || kind == QUERY_CASCADE_RESTORE)
+			appendStringInfoString(&sql, "SELECT t.tableoid, t.ctid, k.s");
+		else
+		{
+			appendStringInfoString(&sql, "SELECT pg_catalog.concat_ws(', '");
+			for (int i = 0; i < key->n; i++)
+				appendStringInfo(&sql, ", k.k%d", i + 1);
+			appendStringInfoChar(&sql, ')');
+		}
+		n_types = append_keys(&sql, relid, here, key->n, types);
+		appendStringInfo(&sql, "%s%s t ON ", only(other), relation_name(other));
+		append_join(&sql, key, other, there, relid, here, parent_at_hand);
+		switch (kind)
+		{
+			case QUERY_REFERRED:
+				if (marker)
+					appendStringInfo(&sql, " WHERE %s IS NULL", column_name("t", other, marker->attno));
+				appendStringInfoString(&sql, " LIMIT 1 FOR KEY SHARE OF t");
+				break;
+			case QUERY_CASCADE:
+				appendStringInfo(&sql, " WHERE %s IS NULL FOR UPDATE OF t", column_name("t", other, marker->attno));
+				break;
+			case QUERY_CASCADE_RESTORE:
+				appendStringInfo(&sql, " WHERE %s OPERATOR(pg_catalog.=) %s FOR UPDATE OF t",
+								 column_name("t", other, marker->attno), as_stamp("k.s", marker));
+				break;
+			case QUERY_DEAD_PARENT:
+				appendStringInfo(&sql, " WHERE %s IS NOT NULL LIMIT 1", column_name("t", other, marker->attno));
+				break;
+			default:
+				appendStringInfoString(&sql, " FOR KEY SHARE OF t");
+				break;
+		}
+	}
+	else if (kind == QUERY_LOCK)
+		appendStringInfo(&sql, "SELECT 1 FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY ($1) FOR UPDATE OF t", relation_name(relid));
+	else
+	{
+		const char *column;
+
+		marker = sau_marker_get(relid);
+		column = quote_identifier(get_attname(relid, marker->attno, false));
+		if (kind == QUERY_MARK)
+		{
 			n_types = 2;
-			appendStringInfo(&sql, "SELECT c.tableoid, c.ctid, u.s FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) u (t, s)"
-							 " JOIN ONLY %s p ON p.ctid OPERATOR(pg_catalog.=) u.t JOIN %s%s c ON ",
-							 relation_name(relid), only(key->child), relation_name(key->child));
-			append_join(&sql, key, relid, key->child);
-			marker = sau_marker_get(key->child);
-			appendStringInfo(&sql, " WHERE %s OPERATOR(pg_catalog.=) %s FOR UPDATE OF c",
-							 column_name("c", key->child, marker->attno), as_stamp("u.s", marker));
-			break;
-		case QUERY_DEAD_PARENT:
-			marker = sau_marker_get(key->parent);
-			appendStringInfoString(&sql, "SELECT ");
-			append_values(&sql, "c", relid, key->child_atts, key->n);
-			appendStringInfo(&sql, " FROM ONLY %s c JOIN %s%s p ON ", relation_name(relid), only(key->parent), relation_name(key->parent));
-			append_join(&sql, key, key->parent, relid);
-			appendStringInfo(&sql, " WHERE c.ctid OPERATOR(pg_catalog.=) ANY ($1) AND %s IS NOT NULL LIMIT 1",
-							 column_name("p", key->parent, marker->attno));
-			break;
-		case QUERY_LOCK_PARENT:
-			appendStringInfo(&sql, "SELECT 1 FROM ONLY %s c JOIN %s%s p ON ", relation_name(relid), only(key->parent), relation_name(key->parent));
-			append_join(&sql, key, key->parent, relid);
-			appendStringInfoString(&sql, " WHERE c.ctid OPERATOR(pg_catalog.=) ANY ($1) FOR KEY SHARE OF p");
-			break;
-		case QUERY_MARK:
-			n_types = 2;
-			marker = sau_marker_get(relid);
-			appendStringInfo(&sql, "UPDATE ONLY %s c SET %s = %s FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) u (t, s)"
-							 " WHERE c.ctid OPERATOR(pg_catalog.=) u.t AND %s IS NULL",
-							 relation_name(relid), quote_identifier(get_attname(relid, marker->attno, false)),
-							 as_stamp("u.s", marker), column_name("c", relid, marker->attno));
-			break;
-		case QUERY_UNMARK:
-			marker = sau_marker_get(relid);
-			appendStringInfo(&sql, "UPDATE ONLY %s c SET %s = NULL FROM pg_catalog.unnest($1) u (t)"
-							 " WHERE c.ctid OPERATOR(pg_catalog.=) u.t",
-							 relation_name(relid), quote_identifier(get_attname(relid, marker->attno, false)));
-			break;
+			appendStringInfo(&sql, "UPDATE ONLY %s t SET %s = %s FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) u (t, s)"
+							 " WHERE t.ctid OPERATOR(pg_catalog.=) u.t AND t.%s IS NULL",
+							 relation_name(relid), column, as_stamp("u.s", marker), column);
+		}
+		else
+			appendStringInfo(&sql, "UPDATE ONLY %s t SET %s = NULL FROM pg_catalog.unnest($1) u (t)"
+							 " WHERE t.ctid OPERATOR(pg_catalog.=) u.t", relation_name(relid), column);
 	}
 
 	plan = SPI_prepare(sql.data, n_types, types);
@@ -445,26 +488,30 @@ plan_for(QueryKind kind, Oid relid, const Key *key)
 }
 
 /*
- * Run a query of ours as another role.  Under a snapshot of the whole transaction it sees
- * what was committed since, as ri_PerformCheck() does, so that nothing slips through.
+ * Run a query of ours as the owner of the table that it looks at.  Under a snapshot of the
+ * whole transaction it sees what was committed since, as ri_PerformCheck() does, so that
+ * nothing slips through.
  */
 static void
-run_as(Oid role, SPIPlanPtr plan, Datum *values, int expected)
+run_query(QueryKind kind, Oid relid, const Key *key, Datum *values, int expected)
 {
+	Oid			looked_at = key == NULL ? relid : hand_is_parent(kind) ? key->child : key->parent;
 	Oid			save_user;
 	int			save_context;
 	int			ret;
 	Snapshot	test = InvalidSnapshot;
 	Snapshot	crosscheck = InvalidSnapshot;
+	SPIPlanPtr	plan;
 
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(sau_compat_relation_owner(looked_at), save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	plan = plan_for(kind, relid, key);
 	if (IsolationUsesXactSnapshot())
 	{
 		CommandCounterIncrement();
 		test = GetLatestSnapshot();
 		crosscheck = GetTransactionSnapshot();
 	}
-	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(role, save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
 	ret = SPI_execute_snapshot(plan, values, NULL, test, crosscheck, false, true, 0);
 	SetUserIdAndSecContext(save_user, save_context);
 	if (ret != expected)
@@ -564,50 +611,132 @@ refuse_dead_parent(const Key *key, Oid relid, char *value)
 
 /* ---- what the keys declare ---- */
 
-static void
-check_referred(const Key *key, Batch *batch)
-{
-	Datum		values[1] = {tid_array(batch->tids, batch->n)};
+typedef void (*KeyVisitor) (const Key *key, Batch *batch, void *arg);
 
-	run_as(sau_registry_owner(), plan_for(QUERY_REFERRED, batch->relid, key), values, SPI_OK_SELECT);
+/*
+ * Read the key values of a batch's rows and run a query with them, all at once or, where a
+ * type has no arrays, one by one; "visit" is called after each run.  Rows with a NULL in
+ * their key refer to nothing and are referred to by nothing.
+ */
+static void
+run_with_keys(QueryKind kind, const Key *key, Batch *batch, KeyVisitor visit, void *arg)
+{
+	const AttrNumber *atts = hand_is_parent(kind) ? key->parent_atts : key->child_atts;
+	Relation	relation = table_open(batch->relid, NoLock);
+	TupleDesc	desc = RelationGetDescr(relation);
+	const SauMarker *marker = sau_marker_get(batch->relid);
+	AttrNumber	stamp_attno = marker ? marker->attno : InvalidAttrNumber;
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Datum	   *columns[INDEX_MAX_KEYS + 1];
+	Datum		values[INDEX_MAX_KEYS + 1];
+	int			n = 0;
+
+	for (int k = 0; k <= key->n; k++)
+		columns[k] = palloc(batch->n * sizeof(Datum));
+	for (int i = 0; i < batch->n; i++)
+	{
+		bool		has_null = false;
+
+		if (!table_tuple_fetch_row_version(relation, &batch->tids[i], snapshot, slot))
+			continue;
+		for (int k = 0; k < key->n && !has_null; k++)
+		{
+			Form_pg_attribute att = TupleDescAttr(desc, atts[k] - 1);
+			Datum		value = slot_getattr(slot, atts[k], &has_null);
+
+			if (!has_null)
+				columns[k][n] = datumCopy(value, att->attbyval, att->attlen);
+		}
+		if (has_null)
+			continue;
+		columns[key->n][n] = TimestampTzGetDatum(batch->stamps[i]);
+		if (batch->kind == ROWS_DELETED)
+		{
+			columns[key->n][n] = slot_getattr(slot, stamp_attno, &has_null);
+			/* a trigger brought it back meanwhile */
+			if (has_null)
+				continue;
+		}
+		else if (stamp_attno != InvalidAttrNumber && !slot_attisnull(slot, stamp_attno))
+			continue;			/* or deleted it */
+		n++;
+	}
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
+	if (n > 0 && has_arrays(batch->relid, atts, key->n))
+	{
+		for (int k = 0; k < key->n; k++)
+		{
+			Form_pg_attribute att = TupleDescAttr(desc, atts[k] - 1);
+
+			values[k] = PointerGetDatum(construct_array(columns[k], n, att->atttypid, att->attlen, att->attbyval, att->attalign));
+		}
+		values[key->n] = PointerGetDatum(construct_array(columns[key->n], n, TIMESTAMPTZOID, sizeof(TimestampTz), true, TYPALIGN_DOUBLE));
+		table_close(relation, NoLock);
+		run_query(kind, batch->relid, key, values, SPI_OK_SELECT);
+		visit(key, batch, arg);
+		return;
+	}
+	table_close(relation, NoLock);
+	for (int i = 0; i < n; i++)
+	{
+		for (int k = 0; k <= key->n; k++)
+			values[k] = columns[k][i];
+		run_query(kind, batch->relid, key, values, SPI_OK_SELECT);
+		visit(key, batch, arg);
+	}
+}
+
+static void
+visit_referred(const Key *key, Batch *batch, void *arg)
+{
 	if (SPI_processed > 0)
 		refuse_referred(key, batch->relid, first_value());
 }
 
 static void
+visit_dead_parent(const Key *key, Batch *batch, void *arg)
+{
+	if (SPI_processed > 0)
+		refuse_dead_parent(key, batch->relid, first_value());
+}
+
+static void
+visit_locked(const Key *key, Batch *batch, void *arg)
+{
+}
+
+static void
+check_referred(const Key *key, Batch *batch)
+{
+	run_with_keys(QUERY_REFERRED, key, batch, visit_referred, NULL);
+}
+
+static void
 check_parents(const Key *key, Batch *batch)
 {
-	Datum		values[1] = {tid_array(batch->tids, batch->n)};
-
 	/*
 	 * PostgreSQL's own check holds the parents already, unless it is yet to come or was not
 	 * due.  The lock waits for who deletes one; what came of it only the next snapshot tells.
 	 */
 	if (batch->kind == ROWS_RESTORED || batch->is_deferred)
-		run_as(sau_registry_owner(), plan_for(QUERY_LOCK_PARENT, batch->relid, key), values, SPI_OK_SELECT);
-	run_as(sau_registry_owner(), plan_for(QUERY_DEAD_PARENT, batch->relid, key), values, SPI_OK_SELECT);
-	if (SPI_processed > 0)
-		refuse_dead_parent(key, batch->relid, first_value());
+		run_with_keys(QUERY_LOCK_PARENT, key, batch, visit_locked, NULL);
+	run_with_keys(QUERY_DEAD_PARENT, key, batch, visit_dead_parent, NULL);
 }
 
 /* Mark the live children of rows that were deleted, or bring back those that went with them. */
 static void
-cascade(const Key *key, Batch *batch)
+visit_cascade(const Key *key, Batch *batch, void *arg)
 {
 	bool		is_restore = batch->kind == ROWS_RESTORED;
 	Datum		values[2];
-	SPITupleTable *found;
-	uint64		n;
+	SPITupleTable *found = SPI_tuptable;
+	uint64		n = SPI_processed;
 	ItemPointerData *tids;
 	TimestampTz *stamps;
 	Oid		   *leaves;
 
-	values[0] = tid_array(batch->tids, batch->n);
-	values[1] = stamp_array(batch->stamps, batch->n);
-	run_as(sau_registry_owner(), plan_for(is_restore ? QUERY_CASCADE_RESTORE : QUERY_CASCADE, batch->relid, key),
-		   values, SPI_OK_SELECT);
-	n = SPI_processed;
-	found = SPI_tuptable;
 	if (n == 0)
 		return;
 	leaves = palloc(n * sizeof(Oid));
@@ -623,14 +752,12 @@ cascade(const Key *key, Batch *batch)
 		for (uint64 i = 0; i < n; i++)
 		{
 			bool		isnull;
-			Oid			here;
 
 			if (done == 0)
 				leaves[i] = DatumGetObjectId(SPI_getbinval(found->vals[i], found->tupdesc, 1, &isnull));
-			here = leaves[i];
-			if (!OidIsValid(here) || (OidIsValid(leaf) && here != leaf))
+			if (!OidIsValid(leaves[i]) || (OidIsValid(leaf) && leaves[i] != leaf))
 				continue;
-			leaf = here;
+			leaf = leaves[i];
 			leaves[i] = InvalidOid;
 			tids[m] = *(ItemPointer) DatumGetPointer(SPI_getbinval(found->vals[i], found->tupdesc, 2, &isnull));
 			stamps[m++] = DatumGetTimestampTz(SPI_getbinval(found->vals[i], found->tupdesc, 3, &isnull));
@@ -638,10 +765,16 @@ cascade(const Key *key, Batch *batch)
 		done += m;
 		values[0] = tid_array(tids, m);
 		values[1] = stamp_array(stamps, m);
-		run_as(sau_compat_relation_owner(leaf), plan_for(is_restore ? QUERY_UNMARK : QUERY_MARK, leaf, NULL), values, SPI_OK_UPDATE);
+		run_query(is_restore ? QUERY_UNMARK : QUERY_MARK, leaf, NULL, values, SPI_OK_UPDATE);
 		if (is_restore)
 			followed += SPI_processed;
 	}
+}
+
+static void
+cascade(const Key *key, Batch *batch)
+{
+	run_with_keys(batch->kind == ROWS_RESTORED ? QUERY_CASCADE_RESTORE : QUERY_CASCADE, key, batch, visit_cascade, NULL);
 }
 
 /* Lock rows that were deleted, and have cascades done. */
@@ -657,7 +790,7 @@ act(Batch *batch, Relation relation)
 	{
 		Datum		values[1] = {tid_array(batch->tids, batch->n)};
 
-		run_as(sau_registry_owner(), plan_for(QUERY_LOCK, batch->relid, NULL), values, SPI_OK_SELECT);
+		run_query(QUERY_LOCK, batch->relid, NULL, values, SPI_OK_SELECT);
 	}
 	foreach(lc, keys)
 	{

@@ -174,6 +174,35 @@ RESET ROLE;
 SELECT count(*) FROM theirs;
 SELECT changed_by = session_user AS by_session_user, operation FROM softaudit.changes WHERE table_name = 'theirs' ORDER BY audit_id DESC LIMIT 1;
 
+-- a comparison that is somebody's function runs as the owner of the table that is looked at, never as ours
+SET ROLE regress_sau_child;
+CREATE TYPE s13.odd_key AS (v integer);
+CREATE FUNCTION s13.odd_to_integer(k s13.odd_key) RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE INFO 'compares as %', current_user;
+    RETURN (k).v;
+END $$;
+CREATE CAST (s13.odd_key AS integer) WITH FUNCTION s13.odd_to_integer(s13.odd_key) AS IMPLICIT;
+CREATE TABLE s13.odd_child (id integer PRIMARY KEY, mine s13.odd_key REFERENCES s13.mine);
+SET client_min_messages = error;
+INSERT INTO s13.odd_child VALUES (1, ROW(2));
+RESET ROLE;
+UPDATE odd_child SET mine = ROW(2) WHERE id = 1;
+SET ROLE regress_sau_parent;
+CALL t.err('DELETE FROM s13.mine WHERE id = 2');
+RESET ROLE;
+-- a key whose type has no arrays
+CREATE TABLE arr (k integer[] PRIMARY KEY);
+CREATE TABLE arr_child (id integer PRIMARY KEY, k integer[] REFERENCES arr ON DELETE CASCADE);
+SELECT softaudit.enable('arr'), softaudit.enable('arr_child');
+INSERT INTO arr VALUES ('{1,2}'), ('{}'), ('{3}');
+INSERT INTO arr_child VALUES (1, '{1,2}'), (2, '{}'), (3, '{3}');
+DELETE FROM arr WHERE k <> '{3}';
+SELECT id FROM arr_child;
+CALL t.err('INSERT INTO s13.arr_child VALUES (4, ''{}'')');
+SELECT softaudit.restore('arr', '{1,2}');
+SELECT id FROM arr_child ORDER BY 1;
+
 -- partitions on both sides, several columns, and cycles
 CREATE TABLE pp (id integer, k integer, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
 CREATE TABLE pp1 PARTITION OF pp FOR VALUES IN (1);
