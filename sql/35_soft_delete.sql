@@ -135,7 +135,8 @@ BEGIN
                   HINT = 'Call softaudit.enable() for it; for a partition, name the partitioned table.';
     END IF;
     SELECT pg_catalog.array_agg(a.attname ORDER BY k.ord),
-           pg_catalog.array_agg(pg_catalog.format('%I OPERATOR(%I.%s) %%L::%s', a.attname, n.nspname, o.oprname, pg_catalog.format_type(a.atttypid, NULL)) ORDER BY k.ord)
+           pg_catalog.array_agg(pg_catalog.replace(pg_catalog.format('%I OPERATOR(%I.%s) ', a.attname, n.nspname, o.oprname), '%', '%%') OPERATOR(pg_catalog.||) '%L::'
+                                OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.format_type(a.atttypid, NULL), '%', '%%') ORDER BY k.ord)
       INTO names, parts
       FROM pg_catalog.pg_index i
      CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY k (attnum, ord)
@@ -200,6 +201,11 @@ LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS $$ SELECT softaudit.restore(target, key::pg_catalog.text) $$;
 COMMENT ON FUNCTION softaudit.restore(regclass, anyelement) IS
 'restore() by a key of the column''s own type, or a jsonb object for a composite key';
+
+CREATE FUNCTION softaudit.execute_as_owner(target regclass, command text) RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_execute_as_owner';
+COMMENT ON FUNCTION softaudit.execute_as_owner(regclass, text) IS
+'runs a command of softaudit on a table as the table''s owner; an int8 result, else 0';
 
 CREATE FUNCTION softaudit.preloaded(setting text) RETURNS text[]
 LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
@@ -336,7 +342,7 @@ BEGIN
                 USING ERRCODE = 'undefined_column',
                       HINT = 'The table inherits from another one: call softaudit.enable() for that one.';
         END IF;
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I timestamptz', target, column_name);
+        PERFORM softaudit.execute_as_owner(target, format('ALTER TABLE %s ADD COLUMN %I timestamptz', target, column_name));
         RAISE NOTICE 'soft delete: column "%" (timestamptz) added to table "%"', column_name, target;
         RETURN;
     END IF;
@@ -480,7 +486,7 @@ BEGIN
         RETURN;
     END IF;
     -- by mentioning the column it sees them
-    EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NOT NULL', target, col) INTO deleted;
+    deleted := softaudit.execute_as_owner(target, format('SELECT count(*) FROM %s WHERE %I IS NOT NULL', target, col));
     IF deleted > 0 AND NOT COALESCE(force, false) THEN
         RAISE EXCEPTION 'table "%" has % soft-deleted rows, which would reappear', target, deleted
             USING ERRCODE = 'object_not_in_prerequisite_state',

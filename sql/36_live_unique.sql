@@ -417,11 +417,11 @@ BEGIN
             EXECUTE format('DROP INDEX %I.%I', i.nspname, i.relname);
         END IF;
         IF i.contype = 'x' THEN
-            EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s%s%s WHERE (%s)', i.rel, i.relname, p.body, p.storage,
-                           replace(p.place, ' TABLESPACE ', ' USING INDEX TABLESPACE '), array_to_string(p.conditions || live, ' AND '));
+            PERFORM softaudit.execute_as_owner(i.rel, format('ALTER TABLE %s ADD CONSTRAINT %I %s%s%s WHERE (%s)', i.rel, i.relname, p.body, p.storage,
+                           replace(p.place, ' TABLESPACE ', ' USING INDEX TABLESPACE '), array_to_string(p.conditions || live, ' AND ')));
         ELSIF adopted IS NULL THEN
-            EXECUTE format('CREATE UNIQUE INDEX %I ON %s %s%s%s WHERE %s', i.relname, i.rel, p.body, p.storage, p.place,
-                           array_to_string(p.conditions || live, ' AND '));
+            PERFORM softaudit.execute_as_owner(i.rel, format('CREATE UNIQUE INDEX %I ON %s %s%s%s WHERE %s', i.relname, i.rel, p.body, p.storage, p.place,
+                           array_to_string(p.conditions || live, ' AND ')));
         END IF;
         IF adopted IS NULL THEN
             made := format('%I.%I', i.nspname, i.relname)::regclass;
@@ -535,7 +535,7 @@ BEGIN
                 format('CREATE UNIQUE INDEX %I ON %s %s%s%s%s', r.name, i.rel, p.body, p.storage, p.place,
                        ' WHERE ' || NULLIF(array_to_string(p.conditions, ' AND '), '')) END;
         BEGIN
-            EXECUTE command;
+            PERFORM softaudit.execute_as_owner(i.rel, command);
         EXCEPTION WHEN unique_violation OR exclusion_violation THEN
             GET STACKED DIAGNOSTICS details = PG_EXCEPTION_DETAIL;
             RAISE EXCEPTION '% cannot count all rows of table "%" again: %', what, i.rel, SQLERRM

@@ -1,15 +1,20 @@
 /*
  * owner.c
- *		SQL of ours, run as the extension's owner.
+ *		SQL of ours, run as the extension's owner, or as a table's owner.
  *
- * Callers are functions that run as whoever called them and have checked him.
+ * Callers of the first are functions that run as whoever called them and have checked
+ * him.  What could run code of a table's owner (an expression or a predicate of his, planned
+ * or read) is run by the second: never as the extension's owner, who is a superuser.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "softaudit.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
 
 /*
  * Run one statement of ours as the extension's owner, with the log's guards open.
@@ -52,3 +57,56 @@ sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char 
 	return result;
 }
 
+
+PG_FUNCTION_INFO_V1(softaudit_execute_as_owner);
+
+/*
+ * softaudit.execute_as_owner(target regclass, command text): run a command of ours on a
+ * table as its owner, who can do no more than that (SECURITY_RESTRICTED_OPERATION), with
+ * the log's guards closed.  An int8 in the first column is returned, else 0.
+ */
+Datum
+softaudit_execute_as_owner(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	char	   *command = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	Oid			save_user;
+	int			save_context;
+	int			save_internal;
+	int			save_nest;
+	int64		result = 0;
+
+	if (!sau_registry_is_internal())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("softaudit.execute_as_owner() is for functions of softaudit")));
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(sau_compat_relation_owner(relid),
+						   save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	save_nest = NewGUCNestLevel();
+	save_internal = sau_registry_suspend_internal();
+	PG_TRY();
+	{
+		int			ret;
+
+		SPI_connect();
+		ret = SPI_execute(command, false, 0);
+		if (ret < 0)
+			elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(ret));
+		if (ret == SPI_OK_SELECT && SPI_processed > 0 && SPI_gettypeid(SPI_tuptable->tupdesc, 1) == INT8OID)
+		{
+			bool		isnull;
+
+			result = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+		}
+		SPI_finish();
+		AtEOXact_GUC(false, save_nest);
+	}
+	PG_FINALLY();
+	{
+		sau_registry_resume_internal(save_internal);
+		SetUserIdAndSecContext(save_user, save_context);
+	}
+	PG_END_TRY();
+	PG_RETURN_INT64(result);
+}

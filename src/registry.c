@@ -268,6 +268,25 @@ sau_registry_leave_internal(void)
 	internal_depth--;
 }
 
+/*
+ * Somebody's code is about to run within a function of ours: he is not us.  Returns what
+ * sau_registry_resume_internal() wants back, after an error, too.
+ */
+int
+sau_registry_suspend_internal(void)
+{
+	int			depth = internal_depth;
+
+	internal_depth = 0;
+	return depth;
+}
+
+void
+sau_registry_resume_internal(int depth)
+{
+	internal_depth = depth;
+}
+
 bool
 sau_registry_is_internal(void)
 {

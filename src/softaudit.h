@@ -177,6 +177,8 @@ extern void sau_registry_secret(uint8 *secret, int len);
 extern bool sau_registry_is_internal(void);
 extern void sau_registry_enter_internal(void);
 extern void sau_registry_leave_internal(void);
+extern int	sau_registry_suspend_internal(void);
+extern void sau_registry_resume_internal(int depth);
 extern SauRel *sau_registry_get(Relation relation, Trigger *trigger);
 extern void sau_registry_check_layout(Relation rel, const Oid *types, int n);
 extern Trigger *sau_registry_trigger(Relation relation);

@@ -255,6 +255,36 @@ SET search_path = s15, public;
 DROP FUNCTION quote_ident(name), format(text, name[]);
 SELECT DISTINCT pg_get_userbyid(c.relowner) FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid WHERE i.indrelid = 'dups'::regclass;
 
+-- what an owner's predicate runs, it runs as him: at enable(), at disable(), and when rows are counted
+RESET client_min_messages;
+GRANT CREATE, USAGE ON SCHEMA s15 TO regress_sau_owner;
+SET ROLE regress_sau_owner;
+CREATE FUNCTION s15.tells(v integer) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF current_user <> 'regress_sau_owner' THEN
+        RAISE EXCEPTION 'runs as %', current_user;
+    END IF;
+    RETURN true;
+END $$;
+CREATE DOMAIN s15.watched AS integer CHECK (s15.tells(VALUE));
+CREATE TYPE s15.comp AS (a s15.watched);
+CREATE TABLE s15.mine (id integer PRIMARY KEY, c s15.comp, e text, CHECK (s15.tells(1)));
+CREATE UNIQUE INDEX mine_e ON s15.mine (e) WHERE c IS DISTINCT FROM '(1)'::s15.comp;
+CREATE UNIQUE INDEX mine_f ON s15.mine ((s15.tells(7)), id) WHERE s15.tells(8);
+SELECT softaudit.enable('s15.mine', audit => false);
+INSERT INTO s15.mine VALUES (1, ROW(2), 'e');
+DELETE FROM s15.mine;
+CALL t.err('SELECT softaudit.disable(''s15.mine'')');
+SELECT softaudit.disable('s15.mine', force => true);
+RESET ROLE;
+CALL t.err('SELECT softaudit.execute_as_owner(''s15.mine'', ''SELECT 1'')');
+-- a name with a percent sign
+CREATE TABLE pc ("100%" integer PRIMARY KEY);
+SELECT softaudit.enable('pc', audit => false);
+INSERT INTO pc VALUES (1);
+DELETE FROM pc;
+SELECT softaudit.restore('pc', 1);
+
 \set ECHO none
 SET client_min_messages = error;
 DROP SCHEMA s15, "S 15" CASCADE;
