@@ -427,7 +427,8 @@ SET IntervalStyle = 'postgres'
 SET client_min_messages = warning AS $$
 DECLARE
     g softaudit.log_groups%ROWTYPE;
-    label name := COALESCE(name_given, left(translate('every_' || step || CASE WHEN keep IS NULL THEN '' ELSE '_keep_' || keep END, ' :', '__'), 63)::name);
+    label name := (SELECT COALESCE(name_given, CASE WHEN length(u.label) <= 63 THEN u.label ELSE left(u.label, 30) || '_' || md5(u.label) END::name)
+                    FROM (SELECT translate('every_' || step || CASE WHEN keep IS NULL THEN '' ELSE '_keep_' || keep END, ' :', '__') AS label) u);
 BEGIN
     SELECT * INTO g FROM softaudit.log_groups l
      WHERE CASE WHEN name_given IS NULL THEN NOT l.is_named AND l.partition_by::text = step::text AND l.keep_log::text IS NOT DISTINCT FROM keep::text
@@ -445,6 +446,10 @@ BEGIN
         -- what an older snapshot does not see is a serialization failure, not a duplicate
         ON CONFLICT (group_name) DO NOTHING
         RETURNING * INTO g;
+        IF g.group_id IS NULL THEN
+            RAISE EXCEPTION 'log group "%" was made by somebody else meanwhile', label
+                USING ERRCODE = 'serialization_failure', HINT = 'Call it again.';
+        END IF;
         EXECUTE format('CREATE TABLE softaudit.%I PARTITION OF softaudit.log FOR VALUES IN (%s) PARTITION BY RANGE (changed_at)',
                        'log_g' || g.group_id, g.group_id);
         PERFORM softaudit.own_alone(format('softaudit.%I', 'log_g' || g.group_id)::regclass);

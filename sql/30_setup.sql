@@ -36,6 +36,11 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '
 COMMENT ON FUNCTION softaudit.reset(regclass, name) IS
 'gives a setting of a table its first value back; for the table''s owner';
 
+CREATE FUNCTION softaudit.caller() RETURNS oid
+LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_caller';
+COMMENT ON FUNCTION softaudit.caller() IS
+'the role that called enable() or its like, within it';
+
 CREATE FUNCTION softaudit.first_settings() RETURNS jsonb
 LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -274,6 +279,18 @@ BEGIN
     IF given ? 'redact' THEN PERFORM softaudit.check_columns(target, 'redact', ARRAY(SELECT jsonb_array_elements_text(given -> 'redact')::name)); END IF;
     IF given ? 'ignore' THEN PERFORM softaudit.check_columns(target, 'ignore', ARRAY(SELECT jsonb_array_elements_text(given -> 'ignore')::name)); END IF;
     IF given ? 'keep_unique' THEN PERFORM softaudit.check_keep_unique(target, ARRAY(SELECT jsonb_array_elements_text(given -> 'keep_unique')::name)); END IF;
+    -- of a table that was restored alone: what its trigger lists and somebody renamed since cannot be told
+    IF is_new THEN
+        SELECT ARRAY(SELECT substr(c, strpos(c, ':') + 1)::name FROM unnest((softaudit.trigger_args(target))[4:]) c
+                      WHERE c !~ '^[xri]+0:' AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
+                                                              AND a.attname = substr(c, strpos(c, ':') + 1))
+                        AND NOT (given ? CASE WHEN c ~ '^[ri]*x' THEN 'exclude' WHEN c ~ '^[xi]*r' THEN 'redact' ELSE 'ignore' END)) INTO both_lists;
+        IF both_lists <> '{}' THEN
+            RAISE EXCEPTION 'column "%", which the settings of table "%" list, does not exist', both_lists[1], target
+                USING ERRCODE = 'undefined_column',
+                      HINT = 'The table was restored with these settings, and the column renamed or dropped since: give exclude, redact and ignore anew.';
+        END IF;
+    END IF;
     both_lists := ARRAY(SELECT unnest(x_exclude) INTERSECT SELECT unnest(x_redact));
     IF both_lists <> '{}' THEN
         RAISE EXCEPTION 'column "%" is both in exclude and in redact', both_lists[1]
@@ -296,8 +313,8 @@ BEGIN
         s := s || COALESCE((SELECT jsonb_build_object('partition_by', COALESCE(given -> 'partition_by', to_jsonb(g.partition_by)),
                                                       'keep_log', COALESCE(given -> 'keep_log', to_jsonb(g.keep_log)))
                               FROM softaudit.log_groups g WHERE g.is_named AND g.group_name = s ->> 'log_group'), '{}');
-        IF EXISTS (SELECT FROM softaudit.log_groups g WHERE NOT g.is_named AND g.group_name = s ->> 'log_group') THEN
-            RAISE EXCEPTION 'log group "%" is not a named one', s ->> 'log_group'
+        IF s ->> 'log_group' LIKE 'every\_%' THEN
+            RAISE EXCEPTION 'the name of log group "%" is kept for groups without one', s ->> 'log_group'
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = 'Choose another name; leave log_group out to share the group of the same partition_by and keep_log.';
         END IF;
@@ -319,6 +336,11 @@ BEGIN
                          WHERE r.log_group = gid AND r.relation <> target
                            AND (r.partition_by::text <> step::text OR r.keep_log::text IS DISTINCT FROM keep::text)
         LOOP
+            IF NOT pg_has_role(softaudit.caller(), (SELECT c.relowner FROM pg_class c WHERE c.oid = follower.relation), 'USAGE') THEN
+                RAISE EXCEPTION 'log group "%" has tables of others, such as "%"', s ->> 'log_group', follower.relation
+                    USING ERRCODE = 'insufficient_privilege',
+                          HINT = 'Its partition_by and keep_log are for who owns all its tables. Leave them out to join the group as it is.';
+            END IF;
             UPDATE softaudit.registry r SET partition_by = step, keep_log = keep WHERE r.table_id = follower.table_id;
             PERFORM softaudit.record_event('SETTINGS', follower.schema_name, follower.table_name, NULL,
                 CASE WHEN follower.partition_by::text <> step::text THEN jsonb_build_object('partition_by', step) ELSE '{}' END ||
@@ -354,6 +376,12 @@ BEGIN
     -- a partition that was enabled on its own before it was attached is now a part of this table
     FOR follower IN SELECT r.* FROM pg_partition_tree(target) t JOIN softaudit.registry r ON r.relation = t.relid
                      WHERE t.relid <> target AND r.audit LOOP
+        both_lists := ARRAY(SELECT unnest(follower.exclude || follower.redact) EXCEPT SELECT unnest(x_exclude || x_redact));
+        IF both_lists <> '{}' THEN
+            RAISE EXCEPTION 'partition "%" keeps column "%" out of the log, and these settings do not', follower.relation, both_lists[1]
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      HINT = 'Give exclude and redact for the partitioned table, with the columns that are to stay out.';
+        END IF;
         UPDATE softaudit.registry r SET audit = false WHERE r.table_id = follower.table_id;
         PERFORM softaudit.record_event('DISABLE', follower.schema_name, follower.table_name, NULL,
                                        jsonb_build_object('by', format('enable() of %s', target)));

@@ -79,6 +79,11 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t record;
     any_known boolean := false;
+    any_read boolean := false;
+    first_error text;
+    first_hint text;
+    first_state text;
+    advice text;
     image jsonb;
 BEGIN
     IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL THEN
@@ -90,17 +95,30 @@ BEGIN
         FOR t IN EXECUTE 'SELECT r.* FROM softaudit.registry r WHERE r.schema_name = $1 AND r.table_name = $2 ORDER BY r.table_id'
                    USING $1, $2 LOOP
             any_known := true;
-            IF t.relation IS NOT NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation) THEN
-                image := softaudit.key_image(t.relation, $3);
-            ELSIF t.key_columns = '{}' THEN
-                RAISE EXCEPTION 'table "%.%" had no primary key', $1, $2
-                    USING ERRCODE = 'object_not_in_prerequisite_state',
-                          HINT = 'Read its changes from softaudit.changes instead.';
-            ELSE
-                image := softaudit.dropped_key_image(t.key_columns, t.key_types, t.redact, $3);
-            END IF;
+            -- tables of one name may have had different keys: each that can read this one answers
+            BEGIN
+                IF t.relation IS NOT NULL AND EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relation) THEN
+                    image := softaudit.key_image(t.relation, $3);
+                ELSIF t.key_columns = '{}' THEN
+                    RAISE EXCEPTION 'table "%.%" had no primary key', $1, $2
+                        USING ERRCODE = 'object_not_in_prerequisite_state',
+                              HINT = 'Read its changes from softaudit.changes instead.';
+                ELSE
+                    image := softaudit.dropped_key_image(t.key_columns, t.key_types, t.redact, $3);
+                END IF;
+                any_read := true;
+            EXCEPTION WHEN data_exception OR invalid_parameter_value OR object_not_in_prerequisite_state THEN
+                first_error := COALESCE(first_error, SQLERRM);
+                GET STACKED DIAGNOSTICS advice = PG_EXCEPTION_HINT;
+                first_hint := COALESCE(first_hint, advice);
+                first_state := COALESCE(first_state, SQLSTATE);
+                CONTINUE;
+            END;
             RETURN QUERY SELECT h.* FROM softaudit.history_of_key(t.table_id, image) h;
         END LOOP;
+    END IF;
+    IF any_known AND NOT any_read THEN
+        RAISE EXCEPTION '%', first_error USING ERRCODE = first_state, HINT = COALESCE(first_hint, '');
     END IF;
     IF NOT any_known THEN
         RAISE EXCEPTION 'no table "%.%" was ever enabled', $1, $2

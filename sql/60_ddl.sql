@@ -102,6 +102,27 @@ $$;
 COMMENT ON FUNCTION softaudit.adopt(regclass) IS
 'makes the capture trigger of a restored table its own: numbers its columns as they are here';
 
+CREATE FUNCTION softaudit.adopt_tree(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel regclass;
+BEGIN
+    FOR rel IN WITH RECURSIVE down (relid) AS (
+                   SELECT target::oid
+                   UNION
+                   SELECT n.relid FROM down CROSS JOIN LATERAL (
+                       SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = down.relid
+                       UNION ALL SELECT t.oid FROM pg_class p JOIN pg_class t ON t.reloftype = p.reltype
+                        WHERE p.oid = down.relid AND p.relkind = 'c') n (relid))
+               SELECT d.relid FROM down d JOIN softaudit.registry r ON r.relation = d.relid LOOP
+        PERFORM softaudit.adopt(rel);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.adopt_tree(regclass) IS
+'adopt() for a table and all that inherits its columns, or for the tables of a type';
+
 CREATE FUNCTION softaudit.after_ddl(partitions_may_be_new boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -116,6 +137,17 @@ BEGIN
                  FROM pg_event_trigger_ddl_commands() c
                  LEFT JOIN pg_attribute a ON a.attrelid = c.objid AND a.attnum = c.objsubid AND c.objsubid > 0
                 WHERE c.classid = 'pg_class'::regclass
+               UNION
+               -- what a command on a parent or on a type did to children and typed tables
+               SELECT d.relid FROM (WITH RECURSIVE down (relid) AS (
+                                        SELECT c.objid FROM pg_event_trigger_ddl_commands() c WHERE c.classid = 'pg_class'::regclass
+                                        UNION
+                                        SELECT n.relid FROM down CROSS JOIN LATERAL (
+                                            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = down.relid
+                                            UNION ALL SELECT t.oid FROM pg_class p JOIN pg_class t ON t.reloftype = p.reltype
+                                             WHERE p.oid = down.relid AND p.relkind = 'c') n (relid))
+                                    SELECT relid FROM down) d
+                 JOIN softaudit.registry r ON r.relation = d.relid
                UNION
                -- a schema was renamed: all its tables have a new name
                SELECT r.relation FROM pg_event_trigger_ddl_commands() c
@@ -162,6 +194,8 @@ BEGIN
            AND NOT EXISTS (SELECT FROM pg_trigger c WHERE c.tgrelid = g.tgrelid AND c.tgname = '!softaudit_capture')
            -- a parallel restore may make the one trigger of a table before the other
            AND r.relation <> g.tgrelid
+           -- it was this command, on the tree that it left
+           AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c JOIN pg_partition_tree(r.relation) t ON t.relid = c.objid)
            AND NOT EXISTS (SELECT FROM pg_partition_ancestors(g.tgrelid) a WHERE a.relid = r.relation)
     LOOP
         EXECUTE format('DROP TRIGGER "!softaudit_truncate" ON %s', leaf);
@@ -222,16 +256,39 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
-    state "char" := (SELECT g.tgenabled FROM pg_trigger g WHERE g.tgrelid = target AND g.tgname = '!softaudit_capture');
+    state "char";
+    was_off boolean;
+    is_off boolean;
 BEGIN
-    SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target AND r.audit;
-    IF NOT FOUND OR state IS NULL OR state = known.trigger_state THEN
+    SELECT r.* INTO known FROM softaudit.registry r
+     WHERE r.audit AND (r.relation = target OR r.relation IN (SELECT a.relid FROM pg_partition_ancestors(target) a))
+     ORDER BY r.relation = target DESC LIMIT 1;
+    IF NOT FOUND THEN
         RETURN;
     END IF;
+    -- the worse of the two; one that fires in a replica only does not fire here
+    SELECT max(CASE g.tgenabled WHEN 'D' THEN 'D' WHEN 'R' THEN 'D' END), bool_or(g.tgenabled IN ('D', 'R')) INTO state, is_off
+      FROM pg_trigger g WHERE g.tgrelid = target AND g.tgname IN ('!softaudit_capture', '!softaudit_truncate');
+    IF is_off IS NULL THEN
+        RETURN;
+    END IF;
+    state := COALESCE(state, (SELECT g.tgenabled FROM pg_trigger g WHERE g.tgrelid = target AND g.tgname = '!softaudit_capture'), 'O');
+    IF known.relation <> target THEN
+        -- of a partition no state is kept: each time it is off is an event
+        IF is_off THEN
+            PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL,
+                                           jsonb_build_object('by', 'DISABLE TRIGGER', 'partition', target::text));
+        END IF;
+        RETURN;
+    END IF;
+    IF state = known.trigger_state THEN
+        RETURN;
+    END IF;
+    was_off := known.trigger_state = 'D';
     UPDATE softaudit.registry r SET trigger_state = state WHERE r.table_id = known.table_id;
-    IF state = 'D' OR known.trigger_state = 'D' THEN
-        PERFORM softaudit.record_event(CASE state WHEN 'D' THEN 'DISABLE' ELSE 'ENABLE' END, known.schema_name, known.table_name, NULL,
-                                       jsonb_build_object('by', CASE state WHEN 'D' THEN 'DISABLE TRIGGER' ELSE 'ENABLE TRIGGER' END));
+    IF is_off <> was_off THEN
+        PERFORM softaudit.record_event(CASE WHEN is_off THEN 'DISABLE' ELSE 'ENABLE' END, known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('by', CASE WHEN is_off THEN 'DISABLE TRIGGER' ELSE 'ENABLE TRIGGER' END));
     END IF;
 END
 $$;
@@ -251,6 +308,16 @@ BEGIN
         UPDATE softaudit.registry r SET relation = NULL, dropped_at = now() WHERE r.table_id = known.table_id;
         PERFORM softaudit.record_event('DROP', known.schema_name, known.table_name, NULL,
                                        jsonb_build_object('table_id', known.table_id));
+    END LOOP;
+    FOR known IN SELECT r.* FROM softaudit.registry r
+                   JOIN pg_class c ON c.oid = r.relation
+                   JOIN pg_namespace n ON n.oid = c.relnamespace
+                   JOIN pg_event_trigger_dropped_objects() d ON d.object_type = 'trigger' AND d.original
+                    AND d.address_names = ARRAY[n.nspname::text, c.relname::text, '!softaudit_truncate']
+                  WHERE r.audit
+    LOOP
+        PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL,
+                                       jsonb_build_object('by', 'DROP TRIGGER', 'of', 'TRUNCATE'));
     END LOOP;
     FOR known IN SELECT r.* FROM softaudit.registry r
                    JOIN pg_class c ON c.oid = r.relation

@@ -36,12 +36,13 @@ typedef struct Move
 	HeapTuple	tuple;
 } Move;
 
-/* A relation that this transaction truncated and has not written to since. */
+/* A relation that a TRUNCATE emptied. */
 typedef struct Truncated
 {
 	struct Truncated *next;
 	Oid			relid;
 	int32		table_id;
+	uint64		statement;
 	SubTransactionId sub;
 } Truncated;
 
@@ -247,8 +248,8 @@ sau_capture_statement_end(void)
 
 /*
  * One TRUNCATE of a partitioned table fires for the table and then for each of its
- * partitions.  A partition is passed over where an ancestor was truncated by this
- * transaction and no row was captured since: it was empty already.
+ * partitions.  A partition is passed over where an ancestor was truncated by the same
+ * statement: it was empty already.
  */
 static void
 log_truncate(SauRel *rel, Relation relation)
@@ -262,7 +263,8 @@ log_truncate(SauRel *rel, Relation relation)
 		List	   *ancestors = get_partition_ancestors(relid);
 
 		for (t = truncated; t; t = t->next)
-			if (t->table_id == rel->table_id && list_member_oid(ancestors, t->relid))
+			if (t->table_id == rel->table_id && t->statement == sau_log_statement_serial() &&
+				list_member_oid(ancestors, t->relid))
 				return;
 	}
 	buf = sau_log_begin(rel, SAU_TRUNCATE, false);
@@ -274,6 +276,7 @@ log_truncate(SauRel *rel, Relation relation)
 	t = MemoryContextAlloc(TopTransactionContext, sizeof(Truncated));
 	t->relid = relid;
 	t->table_id = rel->table_id;
+	t->statement = sau_log_statement_serial();
 	t->sub = GetCurrentSubTransactionId();
 	t->next = truncated;
 	truncated = t;
@@ -356,6 +359,11 @@ softaudit_capture(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("softaudit.capture() must be fired FOR EACH ROW")));
 
+	if (strcmp(data->tg_trigger->tgname, TRIGGER_FIRED_FOR_ROW(data->tg_event) ? SAU_CAPTURE_TRIGGER : SAU_TRUNCATE_TRIGGER) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("softaudit.capture() was called by trigger \"%s\", which is not softaudit's", data->tg_trigger->tgname),
+				 errhint("Drop the trigger; softaudit.enable() makes what is needed.")));
 	relation = data->tg_relation;
 	rel = sau_registry_get(relation, data->tg_trigger);
 	sau_registry_hold(rel);

@@ -13,7 +13,9 @@
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "parser/parse_func.h"
 #include "softaudit.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -111,8 +113,9 @@ note_partition_drop(RangeVar *rv)
 	Oid			types[1] = {OIDOID};
 	Datum		values[1] = {ObjectIdGetDatum(relid)};
 
+	/* whom PostgreSQL lets drop it */
 	if (OidIsValid(relid) && get_rel_relispartition(relid) &&
-		sau_compat_owns_relation(relid, GetUserId()))
+		(sau_compat_owns_relation(relid, GetUserId()) || sau_compat_owns_schema(get_rel_namespace(relid), GetUserId())))
 		sau_owner_run("SELECT softaudit.before_drop_partition($1::pg_catalog.regclass)", 1, types, values, " ");
 }
 
@@ -130,7 +133,36 @@ adopt(RangeVar *rv)
 
 	if (OidIsValid(relid) && get_rel_relkind(relid) != RELKIND_INDEX &&
 		sau_compat_owns_relation(relid, GetUserId()))
-		sau_owner_run("SELECT softaudit.adopt($1::pg_catalog.regclass)", 1, types, values, " ");
+		sau_owner_run("SELECT softaudit.adopt_tree($1::pg_catalog.regclass)", 1, types, values, " ");
+}
+
+/*
+ * A trigger of ours is what the library trusts: only we make one, and a restore, where
+ * there is none yet on a table of who runs it.  PostgreSQL asks for the TRIGGER privilege
+ * only, which says less.
+ */
+static void
+check_create_trigger(CreateTrigStmt *stmt)
+{
+	Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	Oid			funcid = LookupFuncName(stmt->funcname, 0, NULL, true);
+	bool		has_our_name = strncmp(stmt->trigname, SAU_TRIGGER_PREFIX, strlen(SAU_TRIGGER_PREFIX)) == 0;
+
+	if (!OidIsValid(relid) ||
+		(!has_our_name && (!OidIsValid(funcid) || get_func_namespace(funcid) != sau_registry_schema(true))))
+		return;
+	/* the guards of the log itself, in a restore */
+	if (get_rel_namespace(relid) == sau_registry_schema(true) && superuser())
+		return;
+	if (!has_our_name || stmt->replace || !OidIsValid(funcid) || get_func_namespace(funcid) != sau_registry_schema(true) ||
+		!sau_compat_owns_relation(relid, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("trigger \"%s\" is refused: triggers of softaudit are made by softaudit.enable()", stmt->trigname),
+				 errhint("Have the table's owner call it.")));
+	/* a foreign key that was restored first had these made already */
+	if (strcmp(get_func_name(funcid), "capture") != 0)
+		stmt->replace = true;
 }
 
 PG_FUNCTION_INFO_V1(softaudit_ddl_start);
@@ -169,7 +201,13 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 					refuse("ALTER SCHEMA ... RENAME");
 				if (is_ours(stmt->relation))
 					refuse("RENAME");
-				if (stmt->renameType == OBJECT_COLUMN)
+				if (stmt->renameType == OBJECT_TRIGGER &&
+					strncmp(stmt->subname, SAU_TRIGGER_PREFIX, strlen(SAU_TRIGGER_PREFIX)) == 0)
+					ereport(ERROR,
+							(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+							 errmsg("trigger \"%s\" cannot be renamed", stmt->subname),
+							 errhint("softaudit.disable() takes it off.")));
+				if (stmt->renameType == OBJECT_COLUMN || stmt->renameType == OBJECT_ATTRIBUTE)
 					adopt(stmt->relation);
 			}
 			break;
@@ -178,14 +216,7 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 				refuse("SET SCHEMA");
 			break;
 		case T_CreateTrigStmt:
-			{
-				/* a restore may find that what it restores was made already, by the foreign key it belongs to */
-				CreateTrigStmt *stmt = (CreateTrigStmt *) tree;
-
-				if (strncmp(stmt->trigname, "!softaudit_", 11) == 0 && list_length(stmt->funcname) == 2 &&
-					strcmp(strVal(linitial(stmt->funcname)), SAU_SCHEMA) == 0)
-					stmt->replace = true;
-			}
+			check_create_trigger((CreateTrigStmt *) tree);
 			break;
 		case T_RuleStmt:
 			if (is_ours(((RuleStmt *) tree)->relation))
@@ -292,7 +323,7 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 			concerns = partitions || ((CreateStmt *) tree)->inhRelations != NIL || has_foreign_key((CreateStmt *) tree);
 			break;
 		case T_CreateSchemaStmt:
-			concerns = true;
+			concerns = partitions = true;
 			break;
 		default:
 			break;

@@ -101,8 +101,12 @@ static Size field_start;
 static LogRow current;
 static bool laying_down = false;	/* a row is begun and not ended */
 
-/* Nesting of the statements that our hooks see. */
+/* Nesting of the statements that our hooks see, and the number of each that is under way. */
+#define MAX_SERIALS	64
+
 static int	statement_depth = 0;
+static uint64 statement_count = 0;
+static uint64 serials[MAX_SERIALS];
 
 /* Counts whatever may change the answer to "who acts". */
 static uint64 activity = 1;
@@ -686,7 +690,19 @@ int
 sau_log_statement_begin(void)
 {
 	activity++;
-	return statement_depth++;
+	statement_depth++;
+	if (statement_depth < MAX_SERIALS)
+		serials[statement_depth] = ++statement_count;
+	return statement_depth - 1;
+}
+
+/* What tells the innermost statement from others; of one that loaded the library, the client's. */
+uint64
+sau_log_statement_serial(void)
+{
+	if (statement_depth == 0)
+		return (uint64) GetCurrentStatementStartTimestamp();
+	return statement_depth < MAX_SERIALS ? serials[statement_depth] : ++statement_count;
 }
 
 /*

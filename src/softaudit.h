@@ -30,6 +30,10 @@
  * comes before the user's, so that what those change in turn is logged after.
  */
 #define SAU_CAPTURE_TRIGGER "!softaudit_capture"
+#define SAU_TRUNCATE_TRIGGER "!softaudit_truncate"
+
+/* What the names of all our triggers begin with. */
+#define SAU_TRIGGER_PREFIX "!softaudit_"
 
 /* Version of the SQL objects this library serves; the control file holds the same. */
 #define SAU_SQL_VERSION "1.0"
@@ -299,6 +303,7 @@ extern bool sau_log_is_pending(void);
 extern bool sau_log_has_unhooked(void);
 extern int	sau_log_depth(void);
 extern int	sau_log_statement_begin(void);
+extern uint64 sau_log_statement_serial(void);
 extern void sau_log_statement_flush(void);
 extern void sau_log_statement_end(int depth);
 extern void sau_log_new_activity(void);

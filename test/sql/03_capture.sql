@@ -428,6 +428,9 @@ COMMIT;
 
 -- capture: triggers made by hand are refused where they could not work
 CREATE TABLE handmade (id integer PRIMARY KEY);
+CALL t.err('CREATE TRIGGER by_hand AFTER INSERT ON s03.handmade FOR EACH ROW EXECUTE FUNCTION softaudit.capture()');
+-- and where one gets in all the same, it raises
+ALTER EVENT TRIGGER softaudit_ddl_start DISABLE;
 CREATE TRIGGER by_hand BEFORE INSERT ON handmade FOR EACH ROW EXECUTE FUNCTION softaudit.capture();
 CALL t.err('INSERT INTO handmade VALUES (1)');
 DROP TRIGGER by_hand ON handmade;
@@ -437,14 +440,15 @@ DROP TRIGGER by_hand ON handmade;
 CREATE TRIGGER by_hand AFTER INSERT ON handmade FOR EACH ROW EXECUTE FUNCTION softaudit.capture();
 CALL t.err('INSERT INTO handmade VALUES (1)');
 DROP TRIGGER by_hand ON handmade;
-CREATE TRIGGER by_hand AFTER INSERT ON handmade FOR EACH ROW EXECUTE FUNCTION softaudit.capture('2000000000', '0', 'full');
+CREATE TRIGGER "!softaudit_capture" AFTER INSERT ON handmade FOR EACH ROW EXECUTE FUNCTION softaudit.capture('2000000000', '0', 'full');
 CALL t.err('INSERT INTO handmade VALUES (1)');
-DROP TRIGGER by_hand ON handmade;
+DROP TRIGGER "!softaudit_capture" ON handmade;
 -- a hand-made one for another table's log is no way into it
-DO $$ BEGIN EXECUTE (SELECT format('CREATE TRIGGER by_hand AFTER INSERT ON s03.handmade FOR EACH ROW EXECUTE FUNCTION softaudit.capture(%L, %L, %L)', table_id, relation::oid, 'full')
+DO $$ BEGIN EXECUTE (SELECT format('CREATE TRIGGER "!softaudit_capture" AFTER INSERT ON s03.handmade FOR EACH ROW EXECUTE FUNCTION softaudit.capture(%L, %L, %L)', table_id, relation::oid, 'full')
                        FROM softaudit.registry WHERE relation = 's03.item'::regclass); END $$;
 CALL t.err('INSERT INTO handmade VALUES (1)');
-DROP TRIGGER by_hand ON handmade;
+DROP TRIGGER "!softaudit_capture" ON handmade;
+ALTER EVENT TRIGGER softaudit_ddl_start ENABLE ALWAYS;
 SELECT t.changes();
 CALL t.err('SELECT softaudit.capture()');
 CALL t.err('SELECT softaudit.guard()');
