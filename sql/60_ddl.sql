@@ -194,8 +194,9 @@ BEGIN
            AND NOT EXISTS (SELECT FROM pg_trigger c WHERE c.tgrelid = g.tgrelid AND c.tgname = '!softaudit_capture')
            -- a parallel restore may make the one trigger of a table before the other
            AND r.relation <> g.tgrelid
-           -- it was this command, on the tree that it left
-           AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c JOIN pg_partition_tree(r.relation) t ON t.relid = c.objid)
+           -- it was this command, on the tree that it left (asked upwards: pg_partition_tree() locks what it lists)
+           AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c CROSS JOIN LATERAL pg_partition_ancestors(c.objid) u
+                        WHERE u.relid = r.relation)
            AND NOT EXISTS (SELECT FROM pg_partition_ancestors(g.tgrelid) a WHERE a.relid = r.relation)
     LOOP
         EXECUTE format('DROP TRIGGER "!softaudit_truncate" ON %s', leaf);
