@@ -105,6 +105,10 @@ BEGIN
             key_types text[] NOT NULL DEFAULT '{}',
             column_args text[] NOT NULL DEFAULT '{}',
             trigger_state "char" NOT NULL DEFAULT 'O',
+            purge_image boolean NOT NULL DEFAULT true,
+            expire_column name,
+            expire_after interval,
+            expire_attribute text,      -- relation:attnum of expire_column, to follow a rename
             enabled_at timestamptz NOT NULL DEFAULT now(),
             dropped_at timestamptz
         );
@@ -114,6 +118,7 @@ BEGIN
     END IF;
 
     PERFORM softaudit.ensure_replaced();
+    PERFORM softaudit.ensure_lifecycle();
 
     IF to_regclass('softaudit.log_session_id_seq') IS NULL THEN
         CREATE SEQUENCE softaudit.log_session_id_seq;

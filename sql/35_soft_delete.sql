@@ -61,38 +61,69 @@ $$;
 COMMENT ON FUNCTION softaudit.is_marked(regclass) IS
 'whether a table is soft-deleted, by itself or as a partition';
 
-CREATE FUNCTION softaudit.put_key_trigger(target regclass) RETURNS void
+CREATE FUNCTION softaudit.key_trigger_columns(target regclass, OUT columns name[], OUT on_insert boolean, OUT is_right boolean)
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
-SET client_min_messages = warning AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     referring smallint[] := ARRAY(SELECT DISTINCT k FROM pg_constraint c CROSS JOIN LATERAL unnest(c.conkey) k
                                    WHERE c.contype = 'f' AND c.conrelid = target AND softaudit.is_marked(c.confrelid) ORDER BY k);
-    columns name[];
     own record;
 BEGIN
     columns := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (referring) ORDER BY a.attnum);
+    on_insert := referring <> '{}';
     IF softaudit.marker_column(target) IS NOT NULL AND
        (columns <> '{}' OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = target)) THEN
         columns := columns || softaudit.marker_column(target);
     END IF;
     SELECT t.tgparentid, t.tgtype, ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (t.tgattr)) AS columns
       INTO own FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys';
-    -- a clone of its root's; or right as it is, and then no lock is taken that a parallel restore could trip over
-    IF FOUND AND (own.tgparentid <> 0 OR own.columns @> columns AND columns @> own.columns AND (own.tgtype & 4 <> 0) = (referring <> '{}')) THEN
+    -- a clone is its root's
+    is_right := CASE WHEN NOT FOUND THEN columns = '{}'
+                     ELSE own.tgparentid <> 0 OR own.columns @> columns AND columns @> own.columns AND (own.tgtype & 4 <> 0) = on_insert END;
+END
+$$;
+COMMENT ON FUNCTION softaudit.key_trigger_columns(regclass) IS
+'the columns that the trigger of put_key_trigger() is for, and whether it is as it should be';
+
+CREATE FUNCTION softaudit.put_key_trigger(target regclass, may_wait boolean DEFAULT true) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+DECLARE
+    needed record;
+BEGIN
+    SELECT * INTO needed FROM softaudit.key_trigger_columns(target);
+    IF needed.is_right THEN
         RETURN;
     END IF;
-    IF columns = '{}' THEN
-        EXECUTE format('DROP TRIGGER IF EXISTS "!softaudit_keys" ON %s', target);
+    /*
+     * Others may be about to change what was just read (the workers of a parallel restore):
+     * it is read again under the lock.  What is too much does no harm, and to wait for the
+     * lock could be a deadlock.
+     */
+    IF needed.columns = '{}' AND NOT may_wait THEN
+        BEGIN
+            EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE NOWAIT', target);
+        EXCEPTION WHEN lock_not_available THEN
+            RETURN;
+        END;
+    ELSE
+        EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', target);
+    END IF;
+    SELECT * INTO needed FROM softaudit.key_trigger_columns(target);
+    IF needed.is_right THEN
+        RETURN;
+    ELSIF needed.columns = '{}' THEN
+        EXECUTE format('DROP TRIGGER "!softaudit_keys" ON %s', target);
     ELSE
         EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_keys" AFTER %s UPDATE OF %s ON %s
                         FOR EACH ROW EXECUTE FUNCTION softaudit.follow_keys()',
-                       CASE WHEN referring <> '{}' THEN 'INSERT OR' END,
-                       (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(columns) WITH ORDINALITY u (c, ord)), target);
+                       CASE WHEN needed.on_insert THEN 'INSERT OR' END,
+                       (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(needed.columns) WITH ORDINALITY u (c, ord)), target);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION softaudit.put_key_trigger(regclass) IS
+COMMENT ON FUNCTION softaudit.put_key_trigger(regclass, boolean) IS
 'gives a table the trigger that its foreign keys with soft-deleted tables need, or takes it away';
 
 CREATE FUNCTION softaudit.put_key_triggers(target regclass) RETURNS void
@@ -104,7 +135,7 @@ BEGIN
     FOR rel IN SELECT target
                UNION SELECT c.conrelid FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = target AND c.conparentid = 0
                UNION SELECT c.confrelid FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = target AND c.conparentid = 0 LOOP
-        PERFORM softaudit.put_key_trigger(rel);
+        PERFORM softaudit.put_key_trigger(rel, rel = target);
     END LOOP;
 END
 $$;

@@ -5,8 +5,22 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_chec
 COMMENT ON FUNCTION softaudit.check_top_level(text) IS
 'raises active_sql_transaction inside a transaction block';
 
+CREATE FUNCTION softaudit.check_maintain() RETURNS void
+LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT has_function_privilege(softaudit.caller(), 'softaudit.maintain()', 'EXECUTE') THEN
+        RAISE EXCEPTION 'permission denied for procedure maintain'
+            USING ERRCODE = 'insufficient_privilege',
+                  HINT = 'GRANT EXECUTE ON PROCEDURE softaudit.maintain() TO the role that is to run it.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.check_maintain() IS
+'raises insufficient_privilege unless the caller may execute maintain()';
+
 CREATE FUNCTION softaudit.maintain_step(log_group integer) RETURNS bigint
-LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_maintain_step';
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_call';
 COMMENT ON FUNCTION softaudit.maintain_step(integer) IS
 'one bounded step of maintain() for a log group; returns how many rows it moved home; for whoever may execute maintain()';
 
@@ -15,6 +29,7 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '2s' AS $$
 BEGIN
+    PERFORM softaudit.check_maintain();
     -- two at once do no harm: the second passes on
     IF NOT pg_try_advisory_xact_lock(hashtextextended('softaudit.maintain', log_group)) THEN
         RETURN 0;

@@ -212,6 +212,16 @@ $$;
 COMMENT ON FUNCTION softaudit.after_ddl(boolean) IS
 'acts on a DDL command that may concern audited tables';
 
+CREATE FUNCTION softaudit.after_marker() RETURNS void
+LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT softaudit.put_key_triggers(t.tgrelid)
+      FROM pg_event_trigger_ddl_commands() c JOIN pg_trigger t ON t.oid = c.objid
+     WHERE c.classid = 'pg_trigger'::regclass
+$$;
+COMMENT ON FUNCTION softaudit.after_marker() IS
+'in an event trigger: a marker was made by a restore; foreign keys that are there already act by it from now on';
+
 CREATE FUNCTION softaudit.put_truncate_trigger(leaf regclass, root regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp

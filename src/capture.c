@@ -79,13 +79,14 @@ log_change(SauRel *rel, Relation relation, SauOperation op, TupleTableSlot *olds
 {
 	TupleTableSlot *slot = newslot ? newslot : oldslot;
 	bool		has_key = sau_image_has_key(rel, relation);
-	bool		says_key = has_key && !sau_image_holds_key(rel, relation);
+	bool		has_image = (op != SAU_PURGE && op != SAU_ERASE) || sau_lifecycle_keeps_image();
+	bool		says_key = has_key && op != SAU_ERASE && !(has_image && sau_image_holds_key(rel, relation));
 	SauBuf	   *buf = sau_log_begin(rel, op, newslot && !says_key && !key_changed);
 
 	sau_log_ref(SAU_LOG_ROW_REF, sau_image_slot_ref(rel, relation, slot, buf));
 	if (newslot)
 		put_image(rel, relation, newslot, wanted, buf, SAU_LOG_NEW_DATA);
-	if (oldslot)
+	if (oldslot && has_image)
 		put_image(rel, relation, oldslot, wanted, buf, SAU_LOG_OLD_DATA);
 	if (says_key)
 		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
@@ -107,7 +108,7 @@ log_insert(SauRel *rel, Relation relation, TupleTableSlot *slot)
 static void
 log_delete(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
-	log_change(rel, relation, SAU_DELETE, slot, NULL, NULL, false);
+	log_change(rel, relation, sau_lifecycle_removal(), slot, NULL, NULL, false);
 }
 
 /* What an UPDATE is: one that sets or clears the marker of a soft-deleted table has a name of its own. */

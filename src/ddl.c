@@ -325,6 +325,11 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 		case T_CreateSchemaStmt:
 			concerns = partitions = true;
 			break;
+		case T_CreateTrigStmt:
+			/* a restore may make a marker after the foreign keys that it matters for */
+			if (strcmp(((CreateTrigStmt *) tree)->trigname, SAU_TRIGGER_PREFIX "marker") == 0)
+				run("SELECT softaudit.after_marker()");
+			break;
 		default:
 			break;
 	}

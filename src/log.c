@@ -193,7 +193,7 @@ put_raw(const void *p, Size n)
 SauBuf *
 sau_log_begin(SauRel *rel, SauOperation op, bool is_plain)
 {
-	static const char *const names[] = {"INSERT", "UPDATE", "DELETE", "TRUNCATE", "SOFT_DELETE", "RESTORE"};
+	static const char *const names[] = {"INSERT", "UPDATE", "DELETE", "TRUNCATE", "SOFT_DELETE", "RESTORE", "PURGE", "ERASE"};
 	HeapTupleHeader header;
 	int64		zero = 0;
 	int64		changed_at;

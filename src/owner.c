@@ -18,16 +18,18 @@
 
 /*
  * Run one statement of ours as the extension's owner, with the log's guards open.
- * What it does to relations is of no interest; an int8 in its first column is
- * returned, else 0.
+ * The first column of the first row is returned, copied to the caller's memory, and its
+ * type where that is asked for.
  */
-int64
-sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
+static Datum
+owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls, Oid *rettype, bool *isnull)
 {
 	Oid			save_user;
 	int			save_context;
-	int64		result = 0;
+	Datum		result = 0;
 
+	*isnull = true;
+	*rettype = InvalidOid;
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(sau_registry_owner(), save_context | SECURITY_LOCAL_USERID_CHANGE);
 	sau_registry_enter_internal();
@@ -39,12 +41,14 @@ sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char 
 		ret = SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0);
 		if (ret < 0)
 			elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(ret));
-		if (ret == SPI_OK_SELECT && SPI_processed > 0 &&
-			SPI_gettypeid(SPI_tuptable->tupdesc, 1) == INT8OID)
+		if (ret == SPI_OK_SELECT && SPI_processed > 0)
 		{
-			bool		isnull;
+			TupleDesc	desc = SPI_tuptable->tupdesc;
 
-			result = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+			*rettype = SPI_gettypeid(desc, 1);
+			result = SPI_getbinval(SPI_tuptable->vals[0], desc, 1, isnull);
+			if (!*isnull && *rettype != VOIDOID)
+				result = SPI_datumTransfer(result, TupleDescAttr(desc, 0)->attbyval, TupleDescAttr(desc, 0)->attlen);
 		}
 		SPI_finish();
 	}
@@ -55,6 +59,26 @@ sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char 
 	}
 	PG_END_TRY();
 	return result;
+}
+
+/* The same, for its value. */
+Datum
+sau_owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls, bool *isnull)
+{
+	Oid			rettype;
+
+	return owner_query(sql, nargs, types, values, nulls, &rettype, isnull);
+}
+
+/* The same, for what it does: an int8 is returned, else 0. */
+int64
+sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	Oid			rettype;
+	bool		isnull;
+	Datum		result = owner_query(sql, nargs, types, values, nulls, &rettype, &isnull);
+
+	return rettype == INT8OID && !isnull ? DatumGetInt64(result) : 0;
 }
 
 

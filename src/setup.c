@@ -74,6 +74,12 @@ check_target(Oid relid)
 /* Who called the function of ours that is at work, whoever it runs as. */
 static Oid	caller = InvalidOid;
 
+void
+sau_setup_set_caller(Oid roleid)
+{
+	caller = roleid;
+}
+
 /*
  * The body of every function whose first argument is a table and which only the
  * table's owner may call: check, lock the table, and hand all arguments on to
@@ -163,28 +169,6 @@ Datum
 softaudit_owner_call_exclusive(PG_FUNCTION_ARGS)
 {
 	return owner_call(fcinfo, AccessExclusiveLock);
-}
-
-PG_FUNCTION_INFO_V1(softaudit_maintain_step);
-
-/*
- * softaudit.maintain_step(log_group integer): one bounded step of maintenance for a
- * log group; returns how many rows it moved.  For whoever may execute maintain().
- */
-Datum
-softaudit_maintain_step(PG_FUNCTION_ARGS)
-{
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {PG_GETARG_DATUM(0)};
-	ObjectWithArgs *name = makeNode(ObjectWithArgs);
-	Oid			maintain;
-
-	name->objname = list_make2(makeString(SAU_SCHEMA), makeString("maintain"));
-	maintain = LookupFuncWithArgs(OBJECT_PROCEDURE, name, false);
-	if (!sau_compat_may_execute(maintain, GetUserId()))
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_PROCEDURE, "maintain");
-	PG_RETURN_INT64(sau_owner_run("SELECT softaudit.maintain_step_apply($1)",
-										   1, types, values, " "));
 }
 
 PG_FUNCTION_INFO_V1(softaudit_check_top_level);

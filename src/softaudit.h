@@ -70,7 +70,9 @@ typedef enum SauOperation
 	SAU_DELETE,
 	SAU_TRUNCATE,
 	SAU_SOFT_DELETE,			/* an UPDATE that marked the row as deleted */
-	SAU_RESTORE					/* an UPDATE that took the mark away */
+	SAU_RESTORE,				/* an UPDATE that took the mark away */
+	SAU_PURGE,					/* a DELETE by the life cycle */
+	SAU_ERASE					/* a DELETE that leaves no image and no key */
 } SauOperation;
 
 /* What a table's settings say of one column. */
@@ -213,6 +215,8 @@ extern uint32 sau_marker_plan_hash(void);
 extern const SauMarker *sau_marker_get(Oid relid);
 
 /* owner.c: our SQL as the extension's owner */
+extern Datum sau_owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls, bool *isnull);
+extern void sau_setup_set_caller(Oid roleid);
 extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
 
 /* codec.c: one value to JSONB */
@@ -325,6 +329,10 @@ extern void sau_fkey_settle_deferred(void);
 extern void sau_fkey_set_constraints(bool deferred);
 extern void sau_fkey_xact_end(void);
 extern void sau_fkey_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
+
+/* lifecycle.c: purge, expiry, erasure */
+extern SauOperation sau_lifecycle_removal(void);
+extern bool sau_lifecycle_keeps_image(void);
 
 /* capture.c: the row trigger */
 extern void sau_capture_statement_end(void);

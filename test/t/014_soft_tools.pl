@@ -88,6 +88,25 @@ for my $mode (sort keys %mode)
 	$node->safe_psql($db, "SELECT softaudit.enable('parent')");
 	is($node->safe_psql($db, $live), $node->safe_psql($db, "LOAD 'softaudit'; $live"), "$mode: new sessions are protected after enable()");
 }
+
+# the workers of a parallel restore may make a foreign key before the markers and the triggers that it needs
+$node->command_ok([ 'pg_dump', '-p', $node->port, '-h', $node->host, '-Fc', '-f', "$dir/keys", 'src' ], 'a dump to restore in other orders');
+my ($listing) = run_command([ 'pg_restore', '-l', "$dir/keys" ]);
+my @entries = split /\n/, $listing;
+my ($key) = grep { /FK CONSTRAINT public child / } @entries;
+for my $before ('child !softaudit_keys', 'parent !softaudit_keys', 'child !softaudit_marker', 'parent !softaudit_marker')
+{
+	my $order = "$dir/order";
+	my @order = map { /TRIGGER public \Q$before\E postgres|TRIGGER public \Q$before\E \S+$/ ? ($key, $_) : $_ } grep { $_ ne $key } @entries;
+	is(scalar(@order), scalar(@entries), "the foreign key is moved before $before");
+	PostgreSQL::Test::Utils::append_to_file($order, join("\n", @order) . "\n");
+	$node->safe_psql('postgres', 'CREATE DATABASE keys');
+	$node->command_ok([ 'pg_restore', '-p', $node->port, '-h', $node->host, '-d', 'keys', '--exit-on-error', '-L', $order, "$dir/keys" ], "restored, foreign key before $before");
+	is($node->safe_psql('keys', "LOAD 'softaudit'; DELETE FROM parent WHERE id = 11; SELECT (SELECT count(*) FROM parent), (SELECT count(*) FROM child)"), '40|39',
+		"it cascades with the foreign key made before $before");
+	$node->safe_psql('postgres', 'DROP DATABASE keys');
+	unlink $order;
+}
 $node->command_ok([ 'pg_dump', '-p', $node->port, '-h', $node->host, '-t', 'child', '--data-only', '-f', "$dir/single", 'src' ], 'a single table');
 is(scalar(grep { /^\d+\t/ } split /\n/, slurp_file("$dir/single")), 50, 'has all its rows');
 $node->command_ok([ 'pg_dump', '-p', $node->port, '-h', $node->host, '--data-only', '-f', "$dir/data", 'src', '-t', 'parent', '-t', 'child' ], 'data alone');

@@ -1,0 +1,205 @@
+/*
+ * lifecycle.c
+ *		What the life cycle (purge, expiry, erasure, retention) needs of C.
+ *
+ * Its procedures commit after each step, so they run as whoever called them.  A step is
+ * a function that hands its arguments on to "<own name>_apply", which runs as the
+ * extension's owner and asks softaudit.caller() for whom.  What touches rows of a
+ * user's table runs as that table's owner, who can do no more than that: his triggers
+ * and index expressions are his code.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "softaudit.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+/* What a physical DELETE is called in the log, and whether its image is kept. */
+static SauOperation removal = SAU_DELETE;
+static bool removal_image = true;
+
+SauOperation
+sau_lifecycle_removal(void)
+{
+	return removal;
+}
+
+bool
+sau_lifecycle_keeps_image(void)
+{
+	return removal_image;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_lifecycle_call);
+
+/*
+ * The body of the steps: run "<own name>_apply" with the same arguments as the
+ * extension's owner.  It checks the caller.
+ */
+Datum
+softaudit_lifecycle_call(PG_FUNCTION_ARGS)
+{
+	StringInfoData sql;
+	Oid		   *types;
+	Datum	   *values = palloc(PG_NARGS() * sizeof(Datum));
+	char	   *nulls = palloc(PG_NARGS() + 1);
+	int			nargs;
+	Datum		result;
+	bool		isnull;
+
+	(void) get_func_signature(fcinfo->flinfo->fn_oid, &types, &nargs);
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "SELECT %s.%s_apply(", SAU_SCHEMA,
+					 quote_identifier(get_func_name(fcinfo->flinfo->fn_oid)));
+	for (int i = 0; i < nargs; i++)
+	{
+		appendStringInfo(&sql, "%s$%d", i > 0 ? ", " : "", i + 1);
+		values[i] = fcinfo->args[i].value;
+		nulls[i] = fcinfo->args[i].isnull ? 'n' : ' ';
+	}
+	appendStringInfoChar(&sql, ')');
+	sau_setup_set_caller(GetUserId());
+	result = sau_owner_query(sql.data, nargs, types, values, nulls, &isnull);
+	if (isnull)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(result);
+}
+
+PG_FUNCTION_INFO_V1(softaudit_lifecycle_query);
+
+/*
+ * softaudit.lifecycle_query(target regclass, command text, operation text, with_image
+ * boolean): run a command of ours on a table's rows as its owner, unfiltered; a DELETE
+ * deletes, and is logged under the name of the operation.  Returns the first column of
+ * the first row as text.
+ *
+ * Constraints and triggers that are deferred are made to fire here: at the commit they
+ * would run as whoever calls us.
+ */
+Datum
+softaudit_lifecycle_query(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	char	   *command = psprintf("%s%s", SAU_KEY_QUERY, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	char	   *operation = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	MemoryContext cxt = CurrentMemoryContext;
+	SauOperation save_removal = removal;
+	bool		save_image = removal_image;
+	Oid			save_user;
+	int			save_context;
+	int			save_internal;
+	int			save_nest;
+	text	   *result = NULL;
+
+	if (!sau_registry_is_internal())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("softaudit.lifecycle_query() is for functions of softaudit")));
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(sau_compat_relation_owner(relid),
+						   save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION | SECURITY_NOFORCE_RLS);
+	save_nest = NewGUCNestLevel();
+	save_internal = sau_registry_suspend_internal();
+	if (operation)
+	{
+		removal = strcmp(operation, "ERASE") == 0 ? SAU_ERASE : SAU_PURGE;
+		removal_image = removal == SAU_PURGE && !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	}
+	PG_TRY();
+	{
+		int			ret;
+
+		SPI_connect();
+		ret = SPI_execute(command, false, 0);
+		if (ret < 0)
+			elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(ret));
+		if (SPI_tuptable && SPI_processed > 0)
+		{
+			char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+			if (value)
+			{
+				MemoryContext old = MemoryContextSwitchTo(cxt);
+
+				result = cstring_to_text(value);
+				MemoryContextSwitchTo(old);
+			}
+		}
+		if (operation)
+			SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
+		SPI_finish();
+		AtEOXact_GUC(false, save_nest);
+	}
+	PG_FINALLY();
+	{
+		removal = save_removal;
+		removal_image = save_image;
+		sau_registry_resume_internal(save_internal);
+		SetUserIdAndSecContext(save_user, save_context);
+	}
+	PG_END_TRY();
+	if (result == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(result);
+}
+
+/* ---- rows that a run has found and not come to yet ---- */
+
+static MemoryContext found_cxt = NULL;
+static int64 found_run = 0;
+static ArrayType *found = NULL;
+static int	found_next = 0;
+
+PG_FUNCTION_INFO_V1(softaudit_rows_found);
+
+/* softaudit.rows_found(run bigint, tids tid[]): keep what a run has found, for this session. */
+Datum
+softaudit_rows_found(PG_FUNCTION_ARGS)
+{
+	MemoryContext old;
+
+	if (found_cxt == NULL)
+		found_cxt = AllocSetContextCreate(TopMemoryContext, "softaudit purge", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(found_cxt);
+	found = NULL;
+	old = MemoryContextSwitchTo(found_cxt);
+	found = PG_GETARG_ARRAYTYPE_P_COPY(1);
+	MemoryContextSwitchTo(old);
+	found_run = PG_GETARG_INT64(0);
+	found_next = 0;
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(softaudit_next_rows);
+
+/*
+ * softaudit.next_rows(run bigint, batch integer): the next of them, NULL if none is left.
+ * A step that failed is not repeated for the same rows.
+ */
+Datum
+softaudit_next_rows(PG_FUNCTION_ARGS)
+{
+	int			n = PG_GETARG_INT32(1);
+	int			left = found == NULL || found_run != PG_GETARG_INT64(0) ? 0 :
+		ArrayGetNItems(ARR_NDIM(found), ARR_DIMS(found)) - found_next;
+	Datum	   *datums;
+	ItemPointer tids;
+
+	if (left <= 0)
+		PG_RETURN_NULL();
+	n = Min(n, left);
+	datums = palloc(n * sizeof(Datum));
+	/* six bytes each, without padding between them */
+	tids = (ItemPointer) ARR_DATA_PTR(found) + found_next;
+	for (int i = 0; i < n; i++)
+		datums[i] = PointerGetDatum(tids + i);
+	found_next += n;
+	PG_RETURN_ARRAYTYPE_P(construct_array(datums, n, TIDOID, sizeof(ItemPointerData), false, TYPALIGN_SHORT));
+}
