@@ -43,7 +43,7 @@ BEGIN
               FROM pg_catalog.pg_class c
               JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
              WHERE c.relnamespace = nsp AND c.relkind NOT IN ('i', 'I')
-               AND NOT (r.rolsuper AND c.relname ~ '^(registry|replaced_constraints|holds|runs|events|changes|log|log_groups|log_sessions|log_secret|log_g[0-9]+(_[0-9a-z]+)?|[a-z_]+_seq)$')
+               AND NOT (r.rolsuper AND c.relname ~ '^(registry|replaced_constraints|holds|runs|progress|events|changes|log|log_groups|log_sessions|log_secret|log_g[0-9]+(_[0-9a-z]+)?|[a-z_]+_seq)$')
            ) o LIMIT 1;
     IF stray IS NOT NULL THEN
         RAISE EXCEPTION 'schema "softaudit" holds %, which is not softaudit''s', stray

@@ -488,6 +488,9 @@ BEGIN
     ELSE
         PERFORM softaudit.revert_unique(target);
     END IF;
+    IF s ->> 'purge_after' IS NOT NULL THEN
+        PERFORM softaudit.ensure_purge_index(target, wanted);
+    END IF;
     PERFORM softaudit.put_key_triggers(target);
     IF softaudit.assert_preload() THEN
         RAISE NOTICE 'soft delete: new sessions of database "%" load the library (session_preload_libraries)', current_database();
@@ -525,6 +528,7 @@ BEGIN
     END IF;
     -- while the marker tells the column
     PERFORM softaudit.revert_unique(target);
+    PERFORM softaudit.drop_purge_index(target);
     PERFORM softaudit.drop_marker(target);
     PERFORM softaudit.put_key_triggers(target);
     RAISE NOTICE 'soft delete: markers removed from table "%"; column "%" stays, % deleted rows reappear', target, col, deleted;

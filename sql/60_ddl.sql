@@ -158,6 +158,9 @@ BEGIN
         PERFORM softaudit.resync(rel::regclass);
         PERFORM softaudit.note_trigger_state(rel::regclass);
         PERFORM softaudit.follow_marker(rel::regclass);
+        UPDATE softaudit.registry r SET expire_column = a.attname
+          FROM pg_attribute a
+         WHERE r.relation = rel AND a.attrelid = rel AND NOT a.attisdropped AND r.expire_attribute = rel || ':' || a.attnum AND r.expire_column <> a.attname;
         -- a foreign key came or went
         IF softaudit.is_marked(rel::regclass) OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = rel AND softaudit.is_marked(c.confrelid))
            OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = '!softaudit_keys') THEN

@@ -3,7 +3,8 @@
  *
  * Everybody may look the schema's functions up.  enable(), disable(), reset() and
  * history() check their caller; act_as(), actor(), is_active() and changed_columns()
- * give nothing away; maintain_step() checks for EXECUTE on maintain().  All else is for the owner until it is granted.
+ * give nothing away; purge() and expire() are for owners of tables, and the steps of maintain()
+ * check for EXECUTE on that.  All else is for the owner until it is granted.
  */
 DO $$
 DECLARE
@@ -24,7 +25,8 @@ BEGIN
         END LOOP;
         -- capture() too: who adds a partition to his table clones its triggers; it checks what it is attached to
         IF f.proname IN ('enable', 'disable', 'reset', 'history', 'act_as', 'actor', 'is_active', 'changed_columns',
-                         'key_from_image', 'capture', 'check_top_level', 'maintain_step', 'maintain_groups',
+                         'key_from_image', 'capture', 'check_top_level', 'maintain_groups', 'maintain_begin', 'maintain_step', 'retention_step', 'maintain_due', 'maintain_purge',
+                         'maintain_end', 'purge', 'purge_begin', 'purge_step', 'purge_again', 'expire', 'unexpire', 'erase_run',
                          'mark', 'deletion_stamp', 'deletion_stamp_utc', 'refuse_deleted', 'with_deleted', 'only_deleted',
                          'marker_column', 'marker_column_above', 'live_index_definition', 'index_parts', 'conjuncts', 'live_unique', 'live_index', 'live_index_sql', 'follow_keys', 'followed', 'restore') THEN
             EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO PUBLIC', f.kind, f.signature);

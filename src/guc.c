@@ -12,6 +12,7 @@
 
 char	   *sau_guc_actor_setting = NULL;
 char	   *sau_guc_context = NULL;
+static int	sau_guc_retention_lock_timeout = 200;
 int			sau_guc_partitions_ahead = 3;
 int			sau_guc_show_deleted = SAU_SHOW_LIVE;
 bool		sau_guc_hard_delete = false;
@@ -154,6 +155,13 @@ sau_guc_init(void)
 							&sau_guc_partitions_ahead,
 							3, 1, 100,
 							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("softaudit.retention_lock_timeout",
+							"How long the drop of an expired partition may wait for a lock, and so make others wait.",
+							NULL,
+							&sau_guc_retention_lock_timeout,
+							200, 1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomEnumVariable("softaudit.show_deleted",
 							 "Which rows of soft-deleted tables queries see.",

@@ -472,6 +472,14 @@ add_segment(Reading *reading, Jsonb *key, int64 after, int64 before, bool back, 
 	reading->segments = lappend(reading->segments, s);
 }
 
+/* A row of the log that erase() left without images and key. */
+static bool
+is_erased(HeapTuple tuple, TupleDesc desc)
+{
+	return heap_attisnull(tuple, SAU_LOG_NEW_DATA, desc) && heap_attisnull(tuple, SAU_LOG_OLD_DATA, desc) &&
+		heap_attisnull(tuple, SAU_LOG_ROW_KEY, desc);
+}
+
 /* Take a row of the log that matched a segment, and see where its key came from or went. */
 static void
 take_row(Reading *reading, const Segment *segment, HeapTuple tuple, TupleDesc desc)
@@ -483,9 +491,14 @@ take_row(Reading *reading, const Segment *segment, HeapTuple tuple, TupleDesc de
 
 	if (audit_id <= segment->after || audit_id >= segment->before)
 		return;
-	keys_of_row(reading, tuple, desc, &key, &old_key);
-	if (!(key && same_key(key, segment->key)) && !(old_key && same_key(old_key, segment->key)))
-		return;
+	if (is_erased(tuple, desc))
+		key = old_key = NULL;	/* the digest, which brought us here, is all there is */
+	else
+	{
+		keys_of_row(reading, tuple, desc, &key, &old_key);
+		if (!(key && same_key(key, segment->key)) && !(old_key && same_key(old_key, segment->key)))
+			return;
+	}
 
 	hash_search(reading->seen, &audit_id, HASH_ENTER, &seen);
 	if (!seen)
@@ -872,4 +885,13 @@ softaudit_key_from_image(PG_FUNCTION_ARGS)
 	if (key == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_JSONB_P(key);
+}
+
+PG_FUNCTION_INFO_V1(softaudit_row_ref);
+
+/* softaudit.row_ref(table_id integer, key_image jsonb): what the log finds the changes of a row by. */
+Datum
+softaudit_row_ref(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(sau_image_row_ref(PG_GETARG_INT32(0), &PG_GETARG_JSONB_P(1)->root));
 }

@@ -10,7 +10,11 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/relation.h"
+#include "catalog/heap.h"
 #include "catalog/pg_type.h"
+#include "commands/defrem.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -20,6 +24,8 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 
 /* What a physical DELETE is called in the log, and whether its image is kept. */
 static SauOperation removal = SAU_DELETE;
@@ -202,4 +208,36 @@ softaudit_next_rows(PG_FUNCTION_ARGS)
 		datums[i] = PointerGetDatum(tids + i);
 	found_next += n;
 	PG_RETURN_ARRAYTYPE_P(construct_array(datums, n, TIDOID, sizeof(ItemPointerData), false, TYPALIGN_SHORT));
+}
+
+PG_FUNCTION_INFO_V1(softaudit_remove_statistics);
+
+/*
+ * softaudit.remove_statistics(target regclass, attnum smallint): remove what ANALYZE keeps
+ * of a column; with 0 of all columns, and the extended statistics of the table, too.
+ */
+Datum
+softaudit_remove_statistics(PG_FUNCTION_ARGS)
+{
+	Oid			relid = PG_GETARG_OID(0);
+	AttrNumber	attnum = PG_GETARG_INT16(1);
+
+	if (!sau_registry_is_internal())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("softaudit.remove_statistics() is for functions of softaudit")));
+	RemoveStatistics(relid, attnum);
+	if (attnum == 0)
+	{
+		Relation	relation = relation_open(relid, ShareUpdateExclusiveLock);
+		ListCell   *lc;
+
+		foreach(lc, RelationGetStatExtList(relation))
+		{
+			RemoveStatisticsDataById(lfirst_oid(lc), false);
+			RemoveStatisticsDataById(lfirst_oid(lc), true);
+		}
+		relation_close(relation, NoLock);
+	}
+	PG_RETURN_VOID();
 }

@@ -1,0 +1,314 @@
+/*
+ * ---- erasure: a row, what hangs on it, and their images in the log ----
+ *
+ * Rows are found along the foreign keys first, so that their keys are known to the log's
+ * part; the deletion itself is left to PostgreSQL's own cascade.
+ */
+
+CREATE FUNCTION softaudit.erase(target regclass, key text, reason text, dry_run boolean DEFAULT false)
+RETURNS TABLE (relation regclass, rows_deleted bigint, images_removed bigint)
+LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS $$
+    SELECT e.relation::pg_catalog.oid::pg_catalog.regclass, e.rows_deleted, e.images_removed
+      FROM pg_catalog.jsonb_to_recordset(softaudit.erase_run(target, key, reason, dry_run)) e (relation text, rows_deleted bigint, images_removed bigint)
+$$;
+COMMENT ON FUNCTION softaudit.erase(regclass, text, text, boolean) IS
+'deletes a row for good with all that cascades from it, and removes their images from the log; one row a table; raises no_data_found where there is neither row nor image; for whoever was granted EXECUTE';
+
+CREATE FUNCTION softaudit.erase(target regclass, key anyelement, reason text, dry_run boolean DEFAULT false)
+RETURNS TABLE (relation regclass, rows_deleted bigint, images_removed bigint)
+LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS $$ SELECT * FROM softaudit.erase(target, key::pg_catalog.text, reason, dry_run) $$;
+COMMENT ON FUNCTION softaudit.erase(regclass, anyelement, text, boolean) IS
+'erase() by a key of the column''s own type, or a jsonb object for a composite key';
+
+CREATE FUNCTION softaudit.erase_run(target regclass, key text, reason text, dry_run boolean) RETURNS jsonb
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_call';
+COMMENT ON FUNCTION softaudit.erase_run(regclass, text, text, boolean) IS
+'what erase() shows; for whoever may execute that';
+
+CREATE FUNCTION softaudit.remove_statistics(target regclass, attnum smallint) RETURNS void
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_remove_statistics';
+COMMENT ON FUNCTION softaudit.remove_statistics(regclass, smallint) IS
+'removes what ANALYZE keeps of a column; with 0, of all columns, and the extended statistics of the table, too';
+
+CREATE FUNCTION softaudit.root_of(leaf regclass) RETURNS regclass
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(pg_partition_root(leaf), leaf)
+$$;
+COMMENT ON FUNCTION softaudit.root_of(regclass) IS 'the partitioned table that a relation is a part of, or itself';
+
+CREATE FUNCTION softaudit.rows_to_erase(target regclass, key jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    condition text := (SELECT string_agg(e.condition || format('%L::%s', key ->> e.column_name::text, e.type_name), ' AND ') FROM softaudit.equalities(target, 't') e);
+    leaf regclass;
+    found text;
+    all_rows jsonb := '{}';     -- relation -> tids
+    newly jsonb := '{}';
+    next_level jsonb;
+    fk record;
+    keys jsonb;
+    known tid[];
+    fresh tid[];
+    source text;
+BEGIN
+    FOREACH leaf IN ARRAY softaudit.due_leaves(target) LOOP
+        found := softaudit.lifecycle_query(leaf, format('SELECT pg_catalog.array_agg(t.ctid)::pg_catalog.text FROM (SELECT t.ctid FROM ONLY %s t WHERE %s FOR UPDATE) t', leaf, condition));
+        IF found IS NOT NULL THEN
+            newly := newly || jsonb_build_object(leaf::oid::text, found);
+        END IF;
+    END LOOP;
+    WHILE newly <> '{}' LOOP
+        all_rows := all_rows || (SELECT jsonb_object_agg(k, (COALESCE((all_rows ->> k)::tid[], '{}') || v::tid[])::text) FROM jsonb_each_text(newly) e (k, v));
+        next_level := '{}';
+        FOR source, found IN SELECT * FROM jsonb_each_text(newly) LOOP
+            FOR fk IN SELECT * FROM softaudit.keys_to(source::oid, '{c}') LOOP
+                keys := softaudit.referred_keys(source::oid, found::tid[], fk.own_keys, fk.not_null);
+                CONTINUE WHEN keys ->> 'tids' IS NULL;
+                FOREACH leaf IN ARRAY softaudit.due_leaves(fk.child) LOOP
+                    fresh := softaudit.lifecycle_query(leaf, format('SELECT pg_catalog.array_agg(k.ctid)::pg_catalog.text FROM ONLY %s k WHERE EXISTS (SELECT FROM %s WHERE %s)',
+                                                                    leaf, softaudit.unnest_keys(fk.unnested, fk.names, keys), fk.condition));
+                    known := COALESCE((all_rows ->> leaf::oid::text)::tid[], '{}') || COALESCE((next_level ->> leaf::oid::text)::tid[], '{}');
+                    fresh := ARRAY(SELECT f FROM unnest(fresh) f EXCEPT SELECT k FROM unnest(known) k);
+                    IF fresh <> '{}' THEN
+                        next_level := next_level || jsonb_build_object(leaf::oid::text, (COALESCE((next_level ->> leaf::oid::text)::tid[], '{}') || fresh)::text);
+                    END IF;
+                END LOOP;
+            END LOOP;
+        END LOOP;
+        newly := next_level;
+    END LOOP;
+    RETURN all_rows;
+END
+$$;
+COMMENT ON FUNCTION softaudit.rows_to_erase(regclass, jsonb) IS
+'the row with a key and what cascades from it: an object of tid arrays by relation';
+
+CREATE FUNCTION softaudit.keys_of_rows(leaf regclass, tids tid[]) RETURNS SETOF text
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
+DECLARE
+    cols name[] := ARRAY(SELECT e.column_name FROM softaudit.equalities(leaf, 't') e);
+BEGIN
+    IF cols <> '{}' THEN
+        -- as history() takes them: a single one as it is, several as an object
+        RETURN QUERY SELECT jsonb_array_elements_text(softaudit.lifecycle_query(leaf, format(
+            'SELECT pg_catalog.jsonb_agg(%s) FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[])',
+            CASE WHEN cardinality(cols) = 1 THEN format('t.%I::pg_catalog.text', cols[1])
+                 ELSE format('pg_catalog.jsonb_build_object(%s)', (SELECT string_agg(format('%L, t.%I::pg_catalog.text', c, c), ', ') FROM unnest(cols) c)) END,
+            leaf, tids))::jsonb);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.keys_of_rows(regclass, tid[]) IS
+'the primary keys of some rows, as history() takes them';
+
+CREATE FUNCTION softaudit.clear_statistics(leaf regclass, tids tid[]) RETURNS text[]
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    col record;
+    rel regclass;
+    hits boolean;
+    columns name[];
+    again text[] := '{}';
+BEGIN
+    FOR rel IN SELECT leaf UNION SELECT a.relid FROM pg_partition_ancestors(leaf) a
+               UNION SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = leaf LOOP
+        columns := '{}';
+        FOR col IN SELECT a.attname, a.attnum, array_agg(v) AS kept
+                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                     JOIN pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
+                     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = s.attname
+                    CROSS JOIN LATERAL unnest(s.most_common_vals::text::text[] || s.histogram_bounds::text::text[] || s.most_common_elems::text::text[]) v
+                    WHERE c.oid = rel GROUP BY a.attname, a.attnum LOOP
+            -- what a value of another type looks like in an array is its text; in doubt the statistics go
+            BEGIN
+                hits := softaudit.lifecycle_query(leaf, format(
+                    'SELECT EXISTS (SELECT FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[]) AND (t.%I::pg_catalog.text OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.text[]) OR pg_catalog.pg_typeof(t.%I)::pg_catalog.oid IN (SELECT y.oid FROM pg_catalog.pg_type y WHERE y.typcategory IN (''A'', ''C'') OR y.typname IN (''jsonb'', ''tsvector''))))',
+                    leaf, tids, col.attname, col.kept, col.attname));
+            EXCEPTION WHEN OTHERS THEN
+                hits := true;
+            END;
+            IF hits THEN
+                PERFORM softaudit.remove_statistics(rel, col.attnum);
+                columns := columns || col.attname;
+            END IF;
+        END LOOP;
+        IF EXISTS (SELECT FROM pg_statistic s JOIN pg_index i ON i.indexrelid = s.starelid WHERE i.indrelid = rel)
+           OR EXISTS (SELECT FROM pg_statistic_ext e WHERE e.stxrelid = rel AND e.stxkind && '{m,e}') THEN
+            -- of expressions and combinations it cannot be told
+            PERFORM softaudit.remove_statistics(i.indexrelid, 0::smallint) FROM pg_index i WHERE i.indrelid = rel;
+            PERFORM softaudit.remove_statistics(rel, 0::smallint);
+            again := again || format('ANALYZE %s', rel);
+        ELSIF columns <> '{}' THEN
+            again := again || format('ANALYZE %s (%s)', rel, (SELECT string_agg(quote_ident(c), ', ') FROM unnest(columns) c));
+        END IF;
+    END LOOP;
+    RETURN again;
+END
+$$;
+COMMENT ON FUNCTION softaudit.clear_statistics(regclass, tid[]) IS
+'removes the statistics that hold values of some rows, while these can be read; returns the commands that make new ones, for when the rows are gone';
+
+CREATE FUNCTION softaudit.erase_images(of_table integer, key_image jsonb, dry_run boolean, OUT images bigint, OUT leaves regclass[])
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    ids bigint[];
+    refs bigint[];
+    groups integer[] := (SELECT r.all_groups FROM softaudit.registry r WHERE r.table_id = of_table);
+BEGIN
+    -- a digest alone is not enough: two keys may share one
+    SELECT array_agg(h.audit_id), array_agg(DISTINCT softaudit.row_ref(of_table, h.row_key)) || softaudit.row_ref(of_table, key_image)
+      INTO ids, refs
+      FROM softaudit.history_of_key(of_table, key_image) h WHERE h.row_key IS NOT NULL OR h.old_data IS NOT NULL OR h.new_data IS NOT NULL;
+    images := 0;
+    leaves := '{}';
+    IF ids IS NULL THEN
+        RETURN;
+    END IF;
+    -- whose key changed is found by the new one; the one before stands beside it
+    refs := array_remove(refs, NULL);
+    IF dry_run THEN
+        SELECT count(l.old_data) + count(l.new_data), array_agg(DISTINCT l.tableoid::regclass) INTO images, leaves
+          FROM softaudit.log l WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups);
+        RETURN;
+    END IF;
+    WITH before AS MATERIALIZED (
+        SELECT l.tableoid AS leaf, l.ctid AS tid, (l.old_data IS NOT NULL)::integer + (l.new_data IS NOT NULL)::integer AS n
+          FROM softaudit.log l WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups)
+    ), emptied AS (
+        UPDATE softaudit.log l SET old_data = NULL, new_data = NULL, row_key = NULL, old_row_key = NULL
+         WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups)
+    )
+    SELECT COALESCE(sum(b.n), 0), array_agg(DISTINCT b.leaf::regclass) INTO images, leaves FROM before b;
+    PERFORM softaudit.remove_statistics(u, 0::smallint) FROM unnest(leaves || 'softaudit.log'::regclass) u;
+    PERFORM softaudit.remove_statistics(('softaudit.log_g' || g)::regclass, 0::smallint) FROM unnest(groups) g;
+END
+$$;
+COMMENT ON FUNCTION softaudit.erase_images(integer, jsonb, boolean) IS
+'empties the log rows of a key, also under keys that it had before: operation, time, actor and digest stay; how many images, and in which partitions';
+
+CREATE FUNCTION softaudit.erase_run_apply(target regclass, key text, reason text, dry_run boolean) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+    root softaudit.registry%ROWTYPE;
+    given jsonb;
+    image jsonb;
+    all_rows jsonb;
+    rel text;
+    tids text;
+    one text;
+    removed record;
+    done jsonb := '{}';         -- relation -> rows, images
+    touched regclass[] := '{}';
+    keys jsonb;
+    leaf regclass;
+    again text[] := '{}';
+    total_rows bigint := 0;
+    total_images bigint := 0;
+BEGIN
+    PERFORM softaudit.may_execute('softaudit.erase(regclass, text, text, boolean)');
+    PERFORM softaudit.check_reason(reason, 'GDPR art. 17, request 4711');
+    IF dry_run IS NULL THEN
+        RAISE EXCEPTION 'dry_run must not be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'Give true or false.';
+    END IF;
+    PERFORM softaudit.ensure_log();
+    given := softaudit.key_given(target, key);
+    SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
+    image := softaudit.key_image(target, key);
+    all_rows := softaudit.rows_to_erase(target, given);
+
+    -- nothing that is held, at any level
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', r.table_id))
+       FROM softaudit.registry r WHERE r.table_id = known.table_id OR r.relation IN (SELECT softaudit.root_of(k::oid) FROM jsonb_object_keys(all_rows) k);
+    PERFORM softaudit.refuse_held(known.table_id, target);
+    IF EXISTS (SELECT FROM softaudit.holds h WHERE h.table_id = known.table_id AND h.row_ref = softaudit.row_ref(known.table_id, image)) THEN
+        RAISE EXCEPTION 'the row of table "%" is under a legal hold', target
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'softaudit.release() ends the hold.';
+    END IF;
+    FOR rel, tids IN SELECT * FROM jsonb_each_text(all_rows) LOOP
+        IF softaudit.lifecycle_query(rel::oid, format('SELECT EXISTS (SELECT FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[]) AND %s)',
+                                     rel::oid::regclass, tids, COALESCE(softaudit.held_rows(rel::oid, 't'), 'false')))::boolean THEN
+            RAISE EXCEPTION 'a row of table "%", which would go along, is under a legal hold', rel::oid::regclass
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'softaudit.release() ends the hold.';
+        END IF;
+        -- one row a table: partitions count for theirs
+        done := done || jsonb_build_object(softaudit.root_of(rel::oid)::oid::text,
+            jsonb_build_object('rows', COALESCE((done -> softaudit.root_of(rel::oid)::oid::text ->> 'rows')::bigint, 0) + cardinality(tids::tid[]), 'images', 0));
+        total_rows := total_rows + cardinality(tids::tid[]);
+        touched := touched || rel::oid::regclass;
+    END LOOP;
+    IF NOT done ? target::oid::text THEN
+        done := jsonb_build_object(target::oid::text, '{"rows": 0, "images": 0}'::jsonb) || done;
+    END IF;
+
+    -- while the rows can be read: their keys as the log has them, and the statistics that know their values
+    keys := jsonb_build_array(jsonb_build_object('table', known.table_id, 'relation', target::oid::text, 'image', image));
+    FOR rel, tids IN SELECT * FROM jsonb_each_text(all_rows) LOOP
+        SELECT * INTO root FROM softaudit.registry r WHERE r.relation IN (rel::oid, softaudit.root_of(rel::oid)) ORDER BY r.relation = rel::oid DESC LIMIT 1;
+        IF FOUND THEN
+            FOR one IN SELECT * FROM softaudit.keys_of_rows(rel::oid, tids::tid[]) LOOP
+                keys := keys || jsonb_build_object('table', root.table_id, 'relation', root.relation::oid::text, 'image', softaudit.key_image(root.relation, one));
+            END LOOP;
+        END IF;
+        IF NOT dry_run THEN
+            again := again || softaudit.clear_statistics(rel::oid, tids::tid[]);
+        END IF;
+    END LOOP;
+
+    IF NOT dry_run THEN
+        FOREACH leaf IN ARRAY softaudit.due_leaves(target) LOOP
+            CONTINUE WHEN NOT all_rows ? leaf::oid::text;
+            -- of a tree, the row itself; what hangs on it goes by its foreign keys
+            PERFORM softaudit.lifecycle_query(leaf, format('WITH gone AS (DELETE FROM ONLY %s t WHERE %s RETURNING 1) SELECT pg_catalog.count(*) FROM gone',
+                leaf, (SELECT string_agg(e.condition || format('%L::%s', given ->> e.column_name::text, e.type_name), ' AND ') FROM softaudit.equalities(target, 't') e)),
+                'ERASE');
+        END LOOP;
+        FOR rel, tids IN SELECT * FROM jsonb_each_text(all_rows) LOOP
+            IF softaudit.lifecycle_query(rel::oid, format('SELECT EXISTS (SELECT FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[]))',
+                                                          rel::oid::regclass, tids))::boolean THEN
+                RAISE EXCEPTION 'a row of table "%" is still there', rel::oid::regclass
+                    USING ERRCODE = 'triggered_action_exception', HINT = 'A trigger BEFORE DELETE or a rule keeps it.';
+            END IF;
+        END LOOP;
+        FOR one IN SELECT DISTINCT a FROM unnest(again) a LOOP
+            EXECUTE one;
+        END LOOP;
+    END IF;
+
+    FOR one IN SELECT DISTINCT k::text FROM jsonb_array_elements(keys) k LOOP
+        SELECT * INTO removed FROM softaudit.erase_images((one::jsonb ->> 'table')::integer, one::jsonb -> 'image', dry_run);
+        CONTINUE WHEN removed.images = 0;
+        total_images := total_images + removed.images;
+        touched := touched || removed.leaves;
+        rel := one::jsonb ->> 'relation';
+        done := done || jsonb_build_object(rel, jsonb_build_object('rows', COALESCE((done -> rel ->> 'rows')::bigint, 0),
+                                                                   'images', COALESCE((done -> rel ->> 'images')::bigint, 0) + removed.images));
+    END LOOP;
+    IF total_rows = 0 AND total_images = 0 THEN
+        RAISE EXCEPTION 'table "%" has no row with this key, nor the log an image of it', target
+            USING ERRCODE = 'no_data_found', HINT = 'The key may be mistyped, or erased already: softaudit.events tells.';
+    END IF;
+    touched := ARRAY(SELECT DISTINCT t FROM unnest(touched) t ORDER BY t);
+    IF dry_run THEN
+        RAISE NOTICE 'erase: % rows would be deleted and % images removed', total_rows, total_images;
+    ELSE
+        PERFORM softaudit.record_event('ERASE', known.schema_name, known.table_name, reason,
+            jsonb_build_object('row_ref', softaudit.row_ref(known.table_id, image), 'rows', total_rows, 'images', total_images,
+                               'relations', (SELECT jsonb_agg(t::text) FROM unnest(touched) t)));
+        RAISE NOTICE 'erase: % rows deleted, % images removed; their bytes are free after VACUUM FULL of %', total_rows, total_images,
+            array_to_string(touched || 'pg_catalog.pg_statistic'::regclass, ', ');
+    END IF;
+    RETURN (SELECT jsonb_agg(jsonb_build_object('relation', d.k, 'rows_deleted', d.v -> 'rows', 'images_removed', d.v -> 'images') ORDER BY d.k::oid <> target, d.k::oid)
+              FROM jsonb_each(done) d (k, v));
+END
+$$;
+COMMENT ON FUNCTION softaudit.erase_run_apply(regclass, text, text, boolean) IS
+'erase_run() as the extension''s owner';
