@@ -1109,10 +1109,13 @@ softaudit_refuse_deleted(PG_FUNCTION_ARGS)
 {
 	if (!PG_ARGISNULL(0) && PG_GETARG_BOOL(0))
 	{
-		char	   *name = get_rel_name(PG_GETARG_OID(1));
+		Oid			relid = PG_GETARG_OID(1);
+		char	   *name = get_rel_name(relid);
 
 		ereport(ERROR,
 				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 name ? err_generic_string(PG_DIAG_SCHEMA_NAME, get_namespace_name(get_rel_namespace(relid))) : 0,
+				 name ? err_generic_string(PG_DIAG_TABLE_NAME, name) : 0,
 				 errmsg("a deleted row of table \"%s\" has this key", name ? name : "?"),
 				 errdetail("ON CONFLICT found a row that is soft-deleted, in a unique index that counts deleted rows."),
 				 errhint("Bring the row back with softaudit.restore(), or remove it with softaudit.purge().")));

@@ -582,11 +582,21 @@ column_list(Oid relid, const AttrNumber *atts, int n)
 	return list.data;
 }
 
+/* Name the key in the error's fields, as ri_ReportViolation() does: clients read them. */
+static int
+err_key(const Key *key)
+{
+	err_generic_string(PG_DIAG_SCHEMA_NAME, get_namespace_name(get_rel_namespace(key->child)));
+	err_generic_string(PG_DIAG_TABLE_NAME, get_rel_name(key->child));
+	return err_generic_string(PG_DIAG_CONSTRAINT_NAME, key->name);
+}
+
 static void
 refuse_referred(const Key *key, Oid relid, char *value)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
+			 err_key(key),
 			 errmsg("update or delete on table \"%s\" violates foreign key constraint \"%s\" on table \"%s\"",
 					get_rel_name(relid), key->name, get_rel_name(key->child)),
 			 may_show(relid) ?
@@ -600,6 +610,7 @@ refuse_dead_parent(const Key *key, Oid relid, char *value)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
+			 err_key(key),
 			 errmsg("insert or update on table \"%s\" violates foreign key constraint \"%s\"",
 					get_rel_name(relid), key->name),
 			 may_show(relid) ?

@@ -253,6 +253,29 @@ SELECT (SELECT count(*) FROM left_one), (SELECT count(*) FROM right_one), (SELEC
 SELECT softaudit.disable(t::regclass, force => true) FROM unnest('{a,b,c,e}'::text[]) t;
 SELECT count(*) FROM pg_trigger WHERE tgname = '!softaudit_keys' AND tgrelid IN ('a'::regclass, 'b'::regclass, 'c'::regclass, 'd'::regclass, 'e'::regclass, 'f'::regclass);
 
+-- the errors name schema, table and constraint, as PostgreSQL's own do; ON CONFLICT may have met any index, and names the table
+CREATE FUNCTION named(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    schema_named text;
+    table_named text;
+    constraint_named text;
+BEGIN
+    EXECUTE command;
+    RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS schema_named = SCHEMA_NAME, table_named = TABLE_NAME, constraint_named = CONSTRAINT_NAME;
+    RETURN concat_ws(' ', SQLSTATE, schema_named, table_named, constraint_named);
+END
+$$;
+CREATE TABLE parent (id integer PRIMARY KEY);
+CREATE TABLE child (parent integer CONSTRAINT "of Parent" REFERENCES parent);
+SELECT softaudit.enable('parent');
+INSERT INTO parent VALUES (1), (2);
+INSERT INTO child VALUES (2);
+DELETE FROM parent WHERE id = 1;
+SELECT named(c) FROM unnest(ARRAY['INSERT INTO s13.child VALUES (3)', 'INSERT INTO s13.child VALUES (1)', 'DELETE FROM s13.parent',
+    'INSERT INTO s13.parent VALUES (1)', 'INSERT INTO s13.parent VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 1']) c;
+
 \set ECHO none
 DROP SCHEMA s13 CASCADE;
 DROP OWNED BY regress_sau_parent, regress_sau_child;
