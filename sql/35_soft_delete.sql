@@ -155,6 +155,8 @@ DECLARE
     is_live boolean;
     more text;
     rule text;
+    its_schema text;
+    its_table text;
 BEGIN
     IF target IS NULL OR key IS NULL THEN
         RAISE EXCEPTION 'neither the table nor the key must be NULL'
@@ -207,9 +209,9 @@ BEGIN
         EXECUTE pg_catalog.format('UPDATE %s SET %I = NULL WHERE %s AND %I IS NOT NULL', target, col, condition, col);
         GET DIAGNOSTICS n = ROW_COUNT;
     EXCEPTION WHEN unique_violation OR exclusion_violation THEN
-        GET STACKED DIAGNOSTICS more = PG_EXCEPTION_DETAIL, rule = CONSTRAINT_NAME;
+        GET STACKED DIAGNOSTICS more = PG_EXCEPTION_DETAIL, rule = CONSTRAINT_NAME, its_schema = SCHEMA_NAME, its_table = TABLE_NAME;
         RAISE EXCEPTION 'cannot restore the row of table "%": a live row has taken its place in "%"', target, rule
-            USING ERRCODE = SQLSTATE, DETAIL = more,
+            USING ERRCODE = SQLSTATE, DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule,
                   HINT = 'Change or delete the live row first.';
     END;
     IF n OPERATOR(pg_catalog.=) 0 THEN

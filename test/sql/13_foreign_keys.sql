@@ -267,14 +267,15 @@ EXCEPTION WHEN OTHERS THEN
     RETURN concat_ws(' ', SQLSTATE, schema_named, table_named, constraint_named);
 END
 $$;
-CREATE TABLE parent (id integer PRIMARY KEY);
+CREATE TABLE parent (id integer PRIMARY KEY, n integer UNIQUE);
 CREATE TABLE child (parent integer CONSTRAINT "of Parent" REFERENCES parent);
 SELECT softaudit.enable('parent');
-INSERT INTO parent VALUES (1), (2);
+INSERT INTO parent VALUES (1, 7), (2, 8);
 INSERT INTO child VALUES (2);
 DELETE FROM parent WHERE id = 1;
+UPDATE parent SET n = 7;
 SELECT named(c) FROM unnest(ARRAY['INSERT INTO s13.child VALUES (3)', 'INSERT INTO s13.child VALUES (1)', 'DELETE FROM s13.parent',
-    'INSERT INTO s13.parent VALUES (1)', 'INSERT INTO s13.parent VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 1']) c;
+    'INSERT INTO s13.parent VALUES (1)', 'INSERT INTO s13.parent VALUES (1) ON CONFLICT (id) DO UPDATE SET id = 1', 'SELECT softaudit.restore(''s13.parent'', 1)']) c;
 
 \set ECHO none
 DROP SCHEMA s13 CASCADE;
