@@ -1,0 +1,1 @@
+# shop - the application that django_app.py runs.
