@@ -211,7 +211,7 @@ def main():
 
         def commit():
             for _ in range(200):
-                if look("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"):
+                if look("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"):
                     break
                 sleep(0.05)
             other.commit()
@@ -377,6 +377,24 @@ def main():
         return seen
     call("each request sees what it asked for", lambda: sorted(at_once(request)), ["all 8", "live 3"])
     call(f"over {'two' if POOLED else 'eight'} server sessions", lambda: len(at_once(session)), 2 if POOLED else 8)
+
+    # migrations
+    def alter(new):
+        old = Author._meta.get_field("email")
+        new.set_attributes_from_name("email")
+        new.model = Author
+        with connection.schema_editor() as editor:
+            editor.alter_field(Author, old, new)
+
+    def add():
+        field = models.IntegerField(null=True)
+        field.set_attributes_from_name("age")
+        with connection.schema_editor() as editor:
+            editor.add_field(Author, field)
+    call("AddField", add, None)
+    call("AlterField, another type", lambda: alter(models.CharField(max_length=200, unique=True)), None)
+    call("AlterField, unique no more: a live-unique constraint is an index", lambda: alter(models.CharField(max_length=100)), "ProgrammingError 42704")
+    call("so it is dropped as one", lambda: execute("DROP INDEX author_email_key"), None)
 
 
 main()

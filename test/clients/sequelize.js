@@ -263,9 +263,20 @@ async function main() {
         const pids = await Promise.all([...Array(12)].map(() => db.query('SELECT pg_backend_pid() AS pid, pg_sleep(0.1)', { plain: true })));
         return new Set(pids.map((r) => r.pid)).size;
     }, { gets: pooled ? 2 : 6 });
+
+    // the application starts again, and a migration
+    await call('sync', async () => { await db.sync(); }, { gets: null });
+    // alter drops what the model does not have, and gives what it has its type again, even the same one
+    await call('sync alter touches the column', () => Order.sync({ alter: true }),
+        { gets: paranoid ? 'SequelizeDatabaseError 0A000' : /^SequelizeDatabaseError 2BP01/, sent: paranoid ? /"deleted_at" TYPE TIMESTAMP/ : /DROP COLUMN "deleted_at"/ });
+    await call('sync alter adds a constraint that counts deleted rows', () => User.sync({ alter: true }), { gets: 'SequelizeUniqueConstraintError 23505 users users_email_key1' });
+    const migration = db.getQueryInterface();
+    await call('addColumn', async () => { await migration.addColumn('users', 'age', DataTypes.INTEGER); }, { gets: null });
+    await call('removeConstraint: a live-unique constraint is an index', () => migration.removeConstraint('users', 'users_email_key'), { gets: 'SequelizeUnknownConstraintError 42704' });
+    await call('removeIndex', async () => { await migration.removeIndex('users', 'users_email_key'); }, { gets: null, sent: /^DROP INDEX/ });
     console.log(`1..${tests}`);
     await db.close();
     await server.end();
 }
 
-main().catch((e) => { console.log(`not ok - broke off: ${e.stack}`); process.exitCode = 1; });
+main().catch((e) => { console.log(`not ok - broke off: ${e.stack}`); process.exit(1); });

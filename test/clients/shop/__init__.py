@@ -1,1 +1,1 @@
-# shop - the application that django_app.py runs.
+# test/clients/shop - the application that test/clients/django_app.py runs.

@@ -1,4 +1,4 @@
-# shop/models.py - the models of django_app.py; they know nothing of deletion, but for the one that maps the column.
+# test/clients/shop/models.py - the models of test/clients/django_app.py.
 from django.db import models
 
 
