@@ -29,7 +29,7 @@ settings.configure(
 )
 django.setup()
 
-from django.db import DatabaseError, IntegrityError, connection, models, transaction  # noqa: E402
+from django.db import DatabaseError, connection, models, transaction  # noqa: E402
 from django.db.models import Count, F, Prefetch, Sum  # noqa: E402
 from django.db.models.signals import post_delete  # noqa: E402
 from django.test.utils import CaptureQueriesContext  # noqa: E402
@@ -209,9 +209,12 @@ def main():
         other = psycopg2.connect(user="postgres")
         other.cursor().execute("DELETE FROM author WHERE id = 3")
 
+        waited = []
+
         def commit():
             for _ in range(200):
                 if look("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"):
+                    waited.append(True)
                     break
                 sleep(0.05)
             other.commit()
@@ -220,8 +223,8 @@ def main():
         with transaction.atomic():
             found = names(Author.objects.select_for_update().filter(pk=3))
         thread.join()
-        return found
-    call("select_for_update waits for a delete, and finds nothing", wait_for_delete, [], deleted={**marked, "author": [1, 3]}, log=["SOFT_DELETE author 3"])
+        return found, waited
+    call("select_for_update waits for a delete, and finds nothing", wait_for_delete, ([], [True]), deleted={**marked, "author": [1, 3]}, log=["SOFT_DELETE author 3"])
 
     # rows are made and changed beside deleted ones; each row that was to be inserted took a number
     call("update", lambda: Author.objects.filter(pk__in=[1, 2]).update(name="Bob"), 1, log=["UPDATE author 2"])
