@@ -20,10 +20,11 @@ CREATE FUNCTION softaudit.enable(
     replicated boolean DEFAULT NULL,
     keep_unique name[] DEFAULT NULL,
     purge_after interval DEFAULT NULL,
-    live_unique boolean DEFAULT NULL
+    live_unique boolean DEFAULT NULL,
+    purge_image boolean DEFAULT NULL
 ) RETURNS void
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_enable';
-COMMENT ON FUNCTION softaudit.enable(regclass, boolean, boolean, name, text, name[], name[], name[], interval, interval, name, boolean, name[], interval, boolean) IS
+COMMENT ON FUNCTION softaudit.enable(regclass, boolean, boolean, name, text, name[], name[], name[], interval, interval, name, boolean, name[], interval, boolean, boolean) IS
 'sets a table up, or changes its settings in place; an argument left out (NULL) keeps its value; for the table''s owner';
 
 CREATE FUNCTION softaudit.disable(target regclass, soft_delete boolean DEFAULT true, audit boolean DEFAULT true, force boolean DEFAULT false) RETURNS void
@@ -46,14 +47,14 @@ LANGUAGE sql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 RETURN '{"soft_delete": true, "audit": true, "images": "full", "exclude": [], "redact": [], "ignore": [],
          "partition_by": "1 month", "keep_log": null, "log_group": null, "replicated": false,
-         "deleted_at": "deleted_at", "keep_unique": [], "purge_after": null, "live_unique": true}'::jsonb;
+         "deleted_at": "deleted_at", "keep_unique": [], "purge_after": null, "live_unique": true, "purge_image": true}'::jsonb;
 COMMENT ON FUNCTION softaudit.first_settings() IS
 'the settings of a table that enable() is called for the first time for';
 
 CREATE FUNCTION softaudit.enable_apply(
     target regclass, soft_delete boolean, audit boolean, deleted_at name, images text, exclude name[],
     redact name[], ignore name[], partition_by interval, keep_log interval, log_group name,
-    replicated boolean, keep_unique name[], purge_after interval, live_unique boolean
+    replicated boolean, keep_unique name[], purge_after interval, live_unique boolean, purge_image boolean
 ) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
@@ -65,10 +66,10 @@ BEGIN
         'exclude', exclude, 'redact', redact, 'ignore', ignore,
         'partition_by', partition_by, 'keep_log', keep_log, 'log_group', log_group,
         'replicated', replicated, 'deleted_at', deleted_at, 'keep_unique', keep_unique,
-        'purge_after', purge_after, 'live_unique', live_unique)));
+        'purge_after', purge_after, 'live_unique', live_unique, 'purge_image', purge_image)));
 END
 $$;
-COMMENT ON FUNCTION softaudit.enable_apply(regclass, boolean, boolean, name, text, name[], name[], name[], interval, interval, name, boolean, name[], interval, boolean) IS
+COMMENT ON FUNCTION softaudit.enable_apply(regclass, boolean, boolean, name, text, name[], name[], name[], interval, interval, name, boolean, name[], interval, boolean, boolean) IS
 'enable() as the extension''s owner';
 
 CREATE FUNCTION softaudit.reset_apply(target regclass, setting name) RETURNS void
@@ -252,7 +253,7 @@ BEGIN
                                 'log_group', known.group_name, 'replicated', known.replicated,
                                 -- a rename is followed by the marker
                                 'deleted_at', COALESCE(softaudit.marker_column(target), known.deleted_at),
-                                'keep_unique', known.keep_unique, 'purge_after', known.purge_after, 'live_unique', known.live_unique) END;
+                                'keep_unique', known.keep_unique, 'purge_after', known.purge_after, 'live_unique', known.live_unique, 'purge_image', known.purge_image) END;
     s := old_settings || given;
     soft := (s ->> 'soft_delete')::boolean;
 
@@ -366,7 +367,7 @@ BEGIN
            all_groups = CASE WHEN gid = ANY (r.all_groups) THEN r.all_groups ELSE r.all_groups || gid END,
            images = s ->> 'images', audit = (s ->> 'audit')::boolean, soft_delete = soft, deleted_at = (s ->> 'deleted_at')::name,
            keep_unique = ARRAY(SELECT jsonb_array_elements_text(s -> 'keep_unique')::name),
-           purge_after = (s ->> 'purge_after')::interval, live_unique = (s ->> 'live_unique')::boolean, replicated = (s ->> 'replicated')::boolean,
+           purge_after = (s ->> 'purge_after')::interval, live_unique = (s ->> 'live_unique')::boolean, purge_image = (s ->> 'purge_image')::boolean, replicated = (s ->> 'replicated')::boolean,
            partition_by = step, keep_log = keep, group_name = s ->> 'log_group',
            key_columns = key_cols, key_types = key_typs,
            (schema_name, table_name) = (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target)
@@ -403,7 +404,7 @@ BEGIN
         PERFORM softaudit.apply_soft_delete(target, s, NOT was_soft);
     ELSE
         PERFORM softaudit.remove_soft_delete(target, false);
-        s := s - '{deleted_at,keep_unique,purge_after,live_unique}'::text[];
+        s := s - '{deleted_at,keep_unique,purge_after,live_unique,purge_image}'::text[];
     END IF;
 
     changed := COALESCE((SELECT jsonb_object_agg(k, v) FROM jsonb_each(s) e(k, v) WHERE old_settings -> k IS DISTINCT FROM v), '{}');

@@ -60,7 +60,7 @@ COMMENT ON FUNCTION softaudit.purge_index_mark() IS
 
 CREATE FUNCTION softaudit.ensure_purge_index(target regclass, column_name name) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp SET client_min_messages = notice AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     index_name name := left((SELECT c.relname FROM pg_class c WHERE c.oid = target), 48) || '_purge_idx';
     n integer := 0;
@@ -225,12 +225,15 @@ BEGIN
         found := softaudit.referred_keys(leaf, tids, fk.own_keys, fk.not_null);
         CONTINUE WHEN found ->> 'tids' IS NULL;
         hits := softaudit.lifecycle_query(fk.child, format(
-            'SELECT pg_catalog.array_agg(u.ord)::pg_catalog.text FROM %s WHERE EXISTS (SELECT FROM %s k WHERE %s%s%s)',
+            'SELECT pg_catalog.array_agg(u.ord)::pg_catalog.text FROM %s WHERE EXISTS (SELECT FROM %s k WHERE %s%s)',
             softaudit.unnest_keys(fk.unnested, fk.names, found), fk.child, fk.condition,
-            -- what is due itself goes first, or along
-            CASE WHEN due ? fk.child::oid::text AND (fk.action = 'c' OR due ? 'dry run')
-                 THEN format(' AND NOT ((%s) IS TRUE%s)', due ->> fk.child::oid::text, ' AND NOT ' || held) END,
-            CASE WHEN fk.action = 'c' AND NOT is_marked AND NOT below THEN ' AND ' || held END));
+            CASE WHEN due ? fk.child::oid::text
+                 -- a run that only tells: what is due itself would have gone before
+                 THEN format(' AND NOT ((%s) IS TRUE%s)', due ->> fk.child::oid::text, ' AND NOT ' || held)
+                 -- rows of one table that refer to each other, or to themselves, go together
+                 WHEN fk.child IN (SELECT leaf UNION SELECT a.relid FROM pg_partition_ancestors(leaf) a)
+                 THEN format(' AND NOT (k.tableoid OPERATOR(pg_catalog.=) %s AND k.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[]))', leaf::oid, tids) ELSE '' END ||
+            CASE WHEN fk.action = 'c' AND NOT is_marked AND NOT below THEN ' AND ' || held ELSE '' END));
         IF hits IS NOT NULL THEN
             which := ARRAY(SELECT ((found ->> 'tids')::tid[])[h] FROM unnest(hits) h);
             blocked := blocked || which;
@@ -242,7 +245,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION softaudit.blocked_rows(regclass, tid[], jsonb) IS
-'which of some rows cannot go because others refer to them, and how many each table keeps; due has, by table, the condition on rows that will go themselves';
+'which of some rows cannot go together because others refer to them, and how many each table keeps; due has, by table, the condition on rows that would have gone before';
 
 /* ---- runs ---- */
 
@@ -439,7 +442,7 @@ DECLARE
     known softaudit.registry%ROWTYPE;
     id integer;
     leaf regclass;
-    due jsonb := '{"dry run": true}';
+    due jsonb := '{}';
     chunk jsonb;
     tids tid[];
     stop record;
@@ -509,7 +512,7 @@ COMMENT ON FUNCTION softaudit.delete_rows(regclass, tid[], text, text, boolean) 
 'deletes those of some rows that are still due and that nobody has locked; how many';
 
 CREATE FUNCTION softaudit.purge_step(run bigint) RETURNS bigint
-LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_call';
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_delete';
 COMMENT ON FUNCTION softaudit.purge_step(bigint) IS
 'the next batch of a run that this session began; how many rows it dealt with, -1 when the run is done';
 
@@ -526,6 +529,7 @@ DECLARE
     held text;
     chunk jsonb;
     tids tid[];
+    going tid[];
     one tid;
     stop record;
     n bigint;
@@ -572,17 +576,24 @@ BEGIN
     END LOOP;
     leaf := leaves[r.leaf_at];
 
-    SELECT * INTO stop FROM softaudit.blocked_rows(leaf, tids,
-        jsonb_build_object(known.relation::oid::text, format('k.%I %s', col.column_name, due)));
-    kept := cardinality(stop.blocked);
-    keepers := stop.by_table;
+    kept := 0;
+    keepers := '{}';
+    going := tids;
+    LOOP
+        SELECT * INTO stop FROM softaudit.blocked_rows(leaf, going, '{}');
+        EXIT WHEN stop.blocked = '{}';
+        -- which may block others of the batch in their turn
+        kept := kept + cardinality(stop.blocked);
+        keepers := keepers || (SELECT jsonb_object_agg(k, COALESCE((keepers ->> k)::bigint, 0) + v::bigint) FROM jsonb_each_text(stop.by_table) e (k, v));
+        going := ARRAY(SELECT g FROM unnest(going) g EXCEPT SELECT b FROM unnest(stop.blocked) b);
+    END LOOP;
     n := 0;
     BEGIN
-        n := softaudit.delete_rows(leaf, ARRAY(SELECT t FROM unnest(tids) t WHERE t <> ALL (stop.blocked)),
+        n := softaudit.delete_rows(leaf, going,
                                    format('%I %s', col.column_name, due), softaudit.held_rows(known.relation, 'l'), known.purge_image);
     EXCEPTION WHEN foreign_key_violation THEN
         -- somebody referred to one of them just now, or to what would cascade
-        FOREACH one IN ARRAY ARRAY(SELECT t FROM unnest(tids) t WHERE t <> ALL (stop.blocked)) LOOP
+        FOREACH one IN ARRAY going LOOP
             BEGIN
                 n := n + softaudit.delete_rows(leaf, ARRAY[one], format('%I %s', col.column_name, due), softaudit.held_rows(known.relation, 'l'), known.purge_image);
             EXCEPTION WHEN foreign_key_violation THEN

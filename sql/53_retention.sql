@@ -13,7 +13,7 @@ DECLARE
     found boolean;
 BEGIN
     FOR h IN SELECT o.* FROM softaudit.holds o JOIN softaudit.registry r ON r.table_id = o.table_id
-              WHERE log_group = ANY (r.all_groups) LOOP
+              WHERE is_held.log_group = ANY (r.all_groups) LOOP
         -- each by the index on row_ref, or on old_row_ref
         IF h.row_ref IS NULL THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE row_ref >= $1 AND row_ref < $2)', leaf)
@@ -45,37 +45,38 @@ BEGIN
     IF g.keep_log IS NULL OR NOT pg_try_advisory_xact_lock(hashtextextended('softaudit.maintain', log_group)) THEN
         RETURN 0;
     END IF;
-    PERFORM set_config('lock_timeout', current_setting('softaudit.retention_lock_timeout'), true);
-    FOR part IN SELECT b.leaf, b.lower_bound, b.upper_bound FROM softaudit.partition_bounds(log_group) b
-                 WHERE NOT b.is_default AND b.upper_bound <= now() - g.keep_log ORDER BY b.lower_bound LOOP
-        PERFORM pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', r.table_id))
-           FROM softaudit.registry r WHERE log_group = ANY (r.all_groups);
-        CONTINUE WHEN softaudit.is_held(part.leaf, log_group);
-        -- whoever waits for us waits for no longer than we may wait; between the attempts nobody does
-        FOR attempt IN 1 .. 3 LOOP
-            problem := NULL;
-            BEGIN
-                EXECUTE format('LOCK TABLE ONLY softaudit.%I IN ACCESS EXCLUSIVE MODE', 'log_g' || log_group);
-                PERFORM softaudit.record_event('RETENTION', 'softaudit', (SELECT c.relname FROM pg_class c WHERE c.oid = part.leaf), NULL,
-                    jsonb_build_object('from', part.lower_bound, 'to', part.upper_bound, 'keep_log', g.keep_log, 'log_group', g.group_name,
-                                       'rows', (SELECT greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid), 0) FROM pg_class c WHERE c.oid = part.leaf),
-                                       'bytes', pg_total_relation_size(part.leaf),
-                                       'tables', (SELECT jsonb_agg(format('%I.%I', r.schema_name, r.table_name) ORDER BY r.table_id)
-                                                    FROM softaudit.registry r WHERE log_group = ANY (r.all_groups))));
-                EXECUTE format('DROP TABLE %s', part.leaf);
-                RAISE NOTICE 'retention: log partition "%" dropped', part.leaf;
-                RETURN 1;
-            EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
-                problem := SQLERRM;
-            WHEN OTHERS THEN
-                PERFORM softaudit.report(format('log partition "%s": %s', part.leaf, SQLERRM));
-                RETURN 0;
-            END;
-            PERFORM pg_sleep(0.2);
+    BEGIN
+        PERFORM set_config('lock_timeout', current_setting('softaudit.retention_lock_timeout'), true);
+        FOR part IN SELECT b.leaf, b.lower_bound, b.upper_bound FROM softaudit.partition_bounds(log_group) b
+                     WHERE NOT b.is_default AND b.upper_bound <= now() - g.keep_log ORDER BY b.lower_bound LOOP
+            PERFORM pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', r.table_id))
+               FROM softaudit.registry r WHERE retention_step_apply.log_group = ANY (r.all_groups);
+            CONTINUE WHEN softaudit.is_held(part.leaf, log_group);
+            -- whoever waits for us waits for no longer than we may wait; between the attempts nobody does
+            FOR attempt IN 1 .. 3 LOOP
+                problem := NULL;
+                BEGIN
+                    EXECUTE format('LOCK TABLE ONLY softaudit.%I IN ACCESS EXCLUSIVE MODE', 'log_g' || log_group);
+                    PERFORM softaudit.record_event('RETENTION', 'softaudit', (SELECT c.relname FROM pg_class c WHERE c.oid = part.leaf), NULL,
+                        jsonb_build_object('from', part.lower_bound, 'to', part.upper_bound, 'keep_log', g.keep_log, 'log_group', g.group_name,
+                                           'rows', (SELECT greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid), 0) FROM pg_class c WHERE c.oid = part.leaf),
+                                           'bytes', pg_total_relation_size(part.leaf),
+                                           'tables', (SELECT jsonb_agg(format('%I.%I', r.schema_name, r.table_name) ORDER BY r.table_id)
+                                                        FROM softaudit.registry r WHERE retention_step_apply.log_group = ANY (r.all_groups))));
+                    EXECUTE format('DROP TABLE %s', part.leaf);
+                    RAISE NOTICE 'retention: log partition "%" dropped', part.leaf;
+                    RETURN 1;
+                EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+                    problem := SQLERRM;
+                END;
+                PERFORM pg_sleep(0.2);
+            END LOOP;
+            PERFORM softaudit.report(format('log partition "%s" is in use, its retention is left to the next run: %s', part.leaf, problem));
+            RETURN 0;
         END LOOP;
-        PERFORM softaudit.report(format('log partition "%s" is in use, its retention is left to the next run: %s', part.leaf, problem));
-        RETURN 0;
-    END LOOP;
+    EXCEPTION WHEN OTHERS THEN
+        PERFORM softaudit.report(format('retention of log group %s: %s', log_group, SQLERRM));
+    END;
     RETURN 0;
 END
 $$;

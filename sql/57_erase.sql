@@ -22,7 +22,7 @@ COMMENT ON FUNCTION softaudit.erase(regclass, anyelement, text, boolean) IS
 'erase() by a key of the column''s own type, or a jsonb object for a composite key';
 
 CREATE FUNCTION softaudit.erase_run(target regclass, key text, reason text, dry_run boolean) RETURNS jsonb
-LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_call';
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_delete';
 COMMENT ON FUNCTION softaudit.erase_run(regclass, text, text, boolean) IS
 'what erase() shows; for whoever may execute that';
 

@@ -13,6 +13,7 @@
 #include "access/genam.h"
 #include "access/relation.h"
 #include "catalog/heap.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/spi.h"
@@ -31,6 +32,9 @@
 static SauOperation removal = SAU_DELETE;
 static bool removal_image = true;
 
+/* The search_path that the session had when it called us: what users' triggers go by. */
+static char *session_path = NULL;
+
 SauOperation
 sau_lifecycle_removal(void)
 {
@@ -43,14 +47,9 @@ sau_lifecycle_keeps_image(void)
 	return removal_image;
 }
 
-PG_FUNCTION_INFO_V1(softaudit_lifecycle_call);
-
-/*
- * The body of the steps: run "<own name>_apply" with the same arguments as the
- * extension's owner.  It checks the caller.
- */
-Datum
-softaudit_lifecycle_call(PG_FUNCTION_ARGS)
+/* Run "<own name>_apply" with the same arguments as the extension's owner.  It checks the caller. */
+static Datum
+owner_call(FunctionCallInfo fcinfo)
 {
 	StringInfoData sql;
 	Oid		   *types;
@@ -72,10 +71,36 @@ softaudit_lifecycle_call(PG_FUNCTION_ARGS)
 	}
 	appendStringInfoChar(&sql, ')');
 	sau_setup_set_caller(GetUserId());
+	if (!sau_registry_is_internal())
+		session_path = pstrdup(namespace_search_path);
 	result = sau_owner_query(sql.data, nargs, types, values, nulls, &isnull);
 	if (isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);
+}
+
+PG_FUNCTION_INFO_V1(softaudit_lifecycle_call);
+
+/* The body of the steps that delete no rows of users. */
+Datum
+softaudit_lifecycle_call(PG_FUNCTION_ARGS)
+{
+	return owner_call(fcinfo);
+}
+
+PG_FUNCTION_INFO_V1(softaudit_lifecycle_delete);
+
+/*
+ * The body of those that do.  What deferred triggers wait for a commit would fire as whoever
+ * commits, so there are to be none: what waits already fires now, as the caller.
+ */
+Datum
+softaudit_lifecycle_delete(PG_FUNCTION_ARGS)
+{
+	SPI_connect();
+	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
+	SPI_finish();
+	return owner_call(fcinfo);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_lifecycle_query);
@@ -86,8 +111,7 @@ PG_FUNCTION_INFO_V1(softaudit_lifecycle_query);
  * deletes, and is logged under the name of the operation.  Returns the first column of
  * the first row as text.
  *
- * Constraints and triggers that are deferred are made to fire here: at the commit they
- * would run as whoever calls us.
+ * Nothing can be deferred within: at the commit it would run as whoever calls us.
  */
 Datum
 softaudit_lifecycle_query(PG_FUNCTION_ARGS)
@@ -117,6 +141,8 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 	{
 		removal = strcmp(operation, "ERASE") == 0 ? SAU_ERASE : SAU_PURGE;
 		removal_image = removal == SAU_PURGE && !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+		if (session_path)
+			(void) set_config_option("search_path", session_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	}
 	PG_TRY();
 	{
@@ -138,8 +164,6 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 				MemoryContextSwitchTo(old);
 			}
 		}
-		if (operation)
-			SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
 		SPI_finish();
 		AtEOXact_GUC(false, save_nest);
 	}
