@@ -264,6 +264,10 @@ async function main() {
         return new Set(pids.map((r) => r.pid)).size;
     }, { gets: pooled ? 2 : 6 });
 
+    if (paranoid) {
+        await call('destroy truncate, not force', () => Order.destroy({ truncate: true }), { gets: 2, sent: /^UPDATE "orders"/, deleted: { ...marked, orders: [1, 2, 3] }, log: ['SOFT_DELETE orders 1', 'SOFT_DELETE orders 2'] });
+    }
+
     // the application starts again, and a migration
     await call('sync', async () => { await db.sync(); }, { gets: null });
     // alter drops what the model does not have, and gives what it has its type again, even the same one
