@@ -70,7 +70,7 @@ owner_call(FunctionCallInfo fcinfo)
 		nulls[i] = fcinfo->args[i].isnull ? 'n' : ' ';
 	}
 	appendStringInfoChar(&sql, ')');
-	sau_setup_set_caller(GetUserId());
+	sau_owner_set_caller(GetUserId());
 	if (!sau_registry_is_internal())
 		session_path = pstrdup(namespace_search_path);
 	result = sau_owner_query(sql.data, nargs, types, values, nulls, &isnull);

@@ -16,6 +16,28 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
+/* Who called the function of ours that is at work, whoever it runs as. */
+static Oid	caller = InvalidOid;
+
+void
+sau_owner_set_caller(Oid roleid)
+{
+	caller = roleid;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_caller);
+
+/* softaudit.caller(): the role that called enable() or its like, within it. */
+Datum
+softaudit_caller(PG_FUNCTION_ARGS)
+{
+	if (!sau_registry_is_internal())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("softaudit.caller() is for functions of softaudit")));
+	PG_RETURN_OID(caller);
+}
+
 /*
  * Run one statement of ours as the extension's owner, with the log's guards open.
  * The first column of the first row is returned, copied to the caller's memory, and its

@@ -71,15 +71,6 @@ check_target(Oid relid)
 				 errhint("Call the function for the partitioned table; it covers all partitions, present and future.")));
 }
 
-/* Who called the function of ours that is at work, whoever it runs as. */
-static Oid	caller = InvalidOid;
-
-void
-sau_setup_set_caller(Oid roleid)
-{
-	caller = roleid;
-}
-
 /*
  * The body of every function whose first argument is a table and which only the
  * table's owner may call: check, lock the table, and hand all arguments on to
@@ -117,22 +108,9 @@ owner_call(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 		nulls[i] = fcinfo->args[i].isnull ? 'n' : ' ';
 	}
 	appendStringInfoChar(&sql, ')');
-	caller = GetUserId();
+	sau_owner_set_caller(GetUserId());
 	sau_owner_run(sql.data, nargs, types, values, nulls);
 	PG_RETURN_VOID();
-}
-
-PG_FUNCTION_INFO_V1(softaudit_caller);
-
-/* softaudit.caller(): the role that called enable() or its like, within it. */
-Datum
-softaudit_caller(PG_FUNCTION_ARGS)
-{
-	if (!sau_registry_is_internal())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("softaudit.caller() is for functions of softaudit")));
-	PG_RETURN_OID(caller);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_owner_call);

@@ -4,7 +4,7 @@
  *
  * Calls go down only.  The floors, lowest first:
  *	 0 softaudit.h, compat.h, buf	1 guc	2 registry	3 actor, owner, codec, partition, marker
- *	 4 image	5 log	6 capture, history, ddl, setup, filter, fkey	7 module
+ *	 4 image, lifecycle	5 log	6 capture, history, ddl, setup, filter, fkey	7 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -216,7 +216,7 @@ extern const SauMarker *sau_marker_get(Oid relid);
 
 /* owner.c: our SQL as the extension's owner */
 extern Datum sau_owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls, bool *isnull);
-extern void sau_setup_set_caller(Oid roleid);
+extern void sau_owner_set_caller(Oid roleid);
 extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
 
 /* codec.c: one value to JSONB */
