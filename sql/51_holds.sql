@@ -92,7 +92,7 @@ CREATE FUNCTION softaudit.key_given(target regclass, key text) RETURNS jsonb
 LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
+    known record;
     image jsonb;
 BEGIN
     IF target IS NULL OR key IS NULL THEN
@@ -164,8 +164,8 @@ CREATE FUNCTION softaudit.hold_what(target regclass, key jsonb, key_text text, r
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
-    held softaudit.holds%ROWTYPE;
+    known record;
+    held record;
 BEGIN
     PERFORM softaudit.check_reason(reason, 'litigation 4711');
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
@@ -200,8 +200,8 @@ CREATE FUNCTION softaudit.release_what(target regclass, key jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
-    held softaudit.holds%ROWTYPE;
+    known record;
+    held record;
 BEGIN
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
     DELETE FROM softaudit.holds h WHERE h.table_id = known.table_id AND h.row_key IS NOT DISTINCT FROM key RETURNING * INTO held;

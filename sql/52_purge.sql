@@ -321,7 +321,7 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     r softaudit.runs%ROWTYPE;
-    known softaudit.registry%ROWTYPE;
+    known record;
 BEGIN
     UPDATE softaudit.runs u SET finished_at = clock_timestamp(), updated_at = clock_timestamp(), message = problem
      WHERE u.run_id = run RETURNING * INTO r;
@@ -354,7 +354,7 @@ CREATE FUNCTION softaudit.purge_begin_apply(target regclass, older_than interval
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET DateStyle = 'ISO' AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
+    known record;
     ids integer[] := '{}';
     id integer;
     held text;
@@ -439,7 +439,7 @@ CREATE FUNCTION softaudit.purge_report(ids integer[], older_than interval) RETUR
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO' AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
+    known record;
     id integer;
     leaf regclass;
     due jsonb := '{}';
@@ -521,7 +521,7 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO' AS $$
 DECLARE
     r softaudit.runs%ROWTYPE;
-    known softaudit.registry%ROWTYPE;
+    known record;
     leaves regclass[];
     leaf regclass;
     col record;

@@ -47,7 +47,7 @@ BEGIN
     END IF;
     BEGIN
         PERFORM set_config('lock_timeout', current_setting('softaudit.retention_lock_timeout'), true);
-        FOR part IN SELECT b.leaf, b.lower_bound, b.upper_bound FROM softaudit.partition_bounds(log_group) b
+        FOR part IN SELECT b.leaf, b.leaf::text AS name, b.lower_bound, b.upper_bound FROM softaudit.partition_bounds(log_group) b
                      WHERE NOT b.is_default AND b.upper_bound <= now() - g.keep_log ORDER BY b.lower_bound LOOP
             PERFORM pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', r.table_id))
                FROM softaudit.registry r WHERE retention_step_apply.log_group = ANY (r.all_groups);
@@ -64,7 +64,7 @@ BEGIN
                                            'tables', (SELECT jsonb_agg(format('%I.%I', r.schema_name, r.table_name) ORDER BY r.table_id)
                                                         FROM softaudit.registry r WHERE retention_step_apply.log_group = ANY (r.all_groups))));
                     EXECUTE format('DROP TABLE %s', part.leaf);
-                    RAISE NOTICE 'retention: log partition "%" dropped', part.leaf;
+                    RAISE NOTICE 'retention: log partition "%" dropped', part.name;
                     RETURN 1;
                 EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
                     problem := SQLERRM;

@@ -15,7 +15,7 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 DECLARE
     col record;
-    known softaudit.registry%ROWTYPE;
+    known record;
 BEGIN
     IF column_name IS NULL OR after IS NULL THEN
         RAISE EXCEPTION 'neither the column nor the interval must be NULL'
@@ -63,7 +63,7 @@ CREATE FUNCTION softaudit.unexpire_apply(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
+    known record;
 BEGIN
     PERFORM softaudit.ensure_log();
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
@@ -92,7 +92,7 @@ CREATE FUNCTION softaudit.drop_expired(table_id integer) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO' AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
+    known record;
     part record;
     held text;
     estimate bigint;

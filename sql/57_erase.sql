@@ -197,8 +197,8 @@ CREATE FUNCTION softaudit.erase_run_apply(target regclass, key text, reason text
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 DECLARE
-    known softaudit.registry%ROWTYPE;
-    root softaudit.registry%ROWTYPE;
+    known record;
+    root record;
     given jsonb;
     image jsonb;
     all_rows jsonb;

@@ -43,7 +43,7 @@ CALL softaudit.purge('note', batch => 2);
 SET client_min_messages = warning;
 SELECT t.all('note');
 SELECT t.runs();
-SELECT t.changes();
+SELECT regexp_replace(c, '"deleted_at": "[^"]*"', '"deleted_at": "then"') FROM t.changes() c;
 SELECT event, relation, details ->> 'rows' AS rows, details ->> 'batches' AS batches FROM softaudit.events WHERE event = 'PURGE' ORDER BY event_id DESC LIMIT 1;
 CALL softaudit.purge('note', '20 days');
 SELECT t.all('note');
@@ -154,7 +154,7 @@ INSERT INTO link VALUES (1, 3);
 DELETE FROM parent WHERE id = 3;
 SELECT t.skip();
 CALL softaudit.purge(older_than => '0');
-SELECT t.changes();
+SELECT regexp_replace(c, '"deleted_at": "[^"]*"', '"deleted_at": "then"') FROM t.changes() c;
 TABLE link;
 
 -- a tree, and a cycle between two tables
