@@ -29,7 +29,8 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
 BEGIN
     PERFORM softaudit.check_maintain();
-    IF to_regclass('softaudit.registry') IS NULL THEN
+    -- nothing was ever enabled, or it is a standby, where the primary's maintain() does it all
+    IF to_regclass('softaudit.registry') IS NULL OR pg_is_in_recovery() THEN
         RETURN NULL;
     END IF;
     PERFORM softaudit.ensure_log();
@@ -206,10 +207,6 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM softaudit.check_maintain();
-    -- NULL where nothing was ever enabled
-    IF run IS NULL THEN
-        RETURN;
-    END IF;
     UPDATE softaudit.runs u SET finished_at = clock_timestamp(), updated_at = clock_timestamp()
      WHERE u.run_id = run AND u.kind = 'MAINTAIN' AND u.pid = pg_backend_pid();
 END
@@ -230,6 +227,9 @@ BEGIN
     PERFORM softaudit.check_top_level('softaudit.maintain()');
     this_run := softaudit.maintain_begin();
     COMMIT;
+    IF this_run IS NULL THEN
+        RETURN;
+    END IF;
     groups := softaudit.maintain_groups();
     FOREACH g IN ARRAY groups LOOP
         WHILE softaudit.maintain_step(g) OPERATOR(pg_catalog.>) 0 LOOP

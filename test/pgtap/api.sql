@@ -20,11 +20,22 @@ SELECT no_plan();
 SELECT has_extension('softaudit');
 SELECT has_schema('softaudit');
 SELECT has_function('softaudit', 'enable', ARRAY['regclass', 'boolean', 'boolean', 'name', 'text', 'name[]', 'name[]', 'name[]', 'interval', 'interval',
-                                                 'name', 'boolean', 'name[]', 'interval', 'boolean']);
+                                                 'name', 'boolean', 'name[]', 'interval', 'boolean', 'boolean']);
 SELECT is((SELECT proargnames[1:15] FROM pg_proc WHERE oid = 'softaudit.enable'::regproc),
           '{target,soft_delete,audit,deleted_at,images,exclude,redact,ignore,partition_by,keep_log,log_group,replicated,keep_unique,purge_after,live_unique}'::text[],
           'enable() has the arguments that are documented, by name and in order');
-SELECT is((SELECT pronargdefaults FROM pg_proc WHERE oid = 'softaudit.enable'::regproc)::integer, 14, 'all but the table may be left out of enable()');
+SELECT is((SELECT pronargdefaults FROM pg_proc WHERE oid = 'softaudit.enable'::regproc)::integer, 15, 'all but the table may be left out of enable()');
+SELECT has_function('softaudit', 'expire', ARRAY['regclass', 'name', 'interval']);
+SELECT has_function('softaudit', 'unexpire', ARRAY['regclass']);
+SELECT has_function('softaudit', 'erase', ARRAY['regclass', k, 'text', 'boolean']) FROM unnest('{text,anyelement}'::text[]) k;
+SELECT has_function('softaudit', 'hold', ARRAY['regclass', 'text']);
+SELECT has_function('softaudit', 'hold', ARRAY['regclass', k, 'text']) FROM unnest('{text,anyelement}'::text[]) k;
+SELECT has_function('softaudit', 'release', ARRAY['regclass']);
+SELECT has_function('softaudit', 'release', ARRAY['regclass', k]) FROM unnest('{text,anyelement}'::text[]) k;
+SELECT has_function('softaudit', 'purge', ARRAY['regclass', 'interval', 'integer', 'boolean']);
+SELECT is((SELECT proargnames FROM pg_proc WHERE oid = 'softaudit.purge'::regproc), '{target,older_than,batch,dry_run}'::text[], 'purge() has its arguments');
+SELECT is((SELECT proargnames FROM pg_proc WHERE oid = 'softaudit.erase(regclass,text,text,boolean)'::regprocedure),
+          '{target,key,reason,dry_run,relation,rows_deleted,images_removed}'::text[], 'erase() has its arguments and its columns');
 SELECT has_function('softaudit', 'disable', ARRAY['regclass', 'boolean', 'boolean', 'boolean']);
 SELECT is((SELECT proargnames FROM pg_proc WHERE oid = 'softaudit.disable'::regproc), '{target,soft_delete,audit,force}'::text[], 'disable() has its arguments');
 SELECT has_function('softaudit', 'reset', ARRAY['regclass', 'name']);
