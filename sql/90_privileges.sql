@@ -46,6 +46,12 @@ DECLARE
 BEGIN
     IF pg_catalog.to_regclass('softaudit.registry') IS NOT NULL THEN
         PERFORM softaudit.ensure_log();
+        -- what was dropped and renamed while nobody was told
+        UPDATE softaudit.registry r SET relation = NULL, dropped_at = pg_catalog.now()
+         WHERE r.relation IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = r.relation);
+        UPDATE softaudit.registry r SET schema_name = n.nspname, table_name = c.relname
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.oid = r.relation AND (r.schema_name, r.table_name) <> (n.nspname, c.relname);
         FOR member IN SELECT c.oid::pg_catalog.regclass AS name, c.relkind
                         FROM pg_catalog.pg_depend d
                         JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'softaudit'

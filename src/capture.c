@@ -43,7 +43,6 @@ typedef struct Truncated
 	Oid			relid;
 	int32		table_id;
 	uint64		statement;
-	SubTransactionId sub;
 } Truncated;
 
 static Move *moves = NULL;		/* innermost statement first */
@@ -278,23 +277,8 @@ log_truncate(SauRel *rel, Relation relation)
 	t->relid = relid;
 	t->table_id = rel->table_id;
 	t->statement = sau_log_statement_serial();
-	t->sub = GetCurrentSubTransactionId();
 	t->next = truncated;
 	truncated = t;
-}
-
-static void
-forget_truncated(int32 table_id)
-{
-	Truncated **link = &truncated;
-
-	while (*link)
-	{
-		if ((*link)->table_id == table_id)
-			*link = (*link)->next;
-		else
-			link = &(*link)->next;
-	}
 }
 
 /* ---- transactions ---- */
@@ -310,27 +294,15 @@ sau_capture_xact_end(void)
 void
 sau_capture_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent)
 {
-	Truncated **link = &truncated;
-
 	if (committed)
 	{
 		for (Move *m = moves; m; m = m->next)
 			if (m->sub == sub)
 				m->sub = parent;
-		for (Truncated *t = truncated; t; t = t->next)
-			if (t->sub == sub)
-				t->sub = parent;
 		return;
 	}
 	while (moves && moves->sub >= sub)
 		MemoryContextDelete(take_move()->cxt);
-	while (*link)
-	{
-		if ((*link)->sub >= sub)
-			*link = (*link)->next;
-		else
-			link = &(*link)->next;
-	}
 }
 
 PG_FUNCTION_INFO_V1(softaudit_capture);
@@ -373,8 +345,6 @@ softaudit_capture(PG_FUNCTION_ARGS)
 		log_truncate(rel, relation);
 	else
 	{
-		if (unlikely(truncated != NULL))
-			forget_truncated(rel->table_id);
 
 		if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 		{
