@@ -38,6 +38,7 @@ BEGIN
             cutoff timestamptz,
             batch_size integer,
             leaf_at integer NOT NULL DEFAULT 1,     -- which relation below the table, and where in it
+            leaf oid,
             stamp_at text,
             tid_at tid,
             batches bigint NOT NULL DEFAULT 0,

@@ -492,10 +492,10 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_next
 COMMENT ON FUNCTION softaudit.next_rows(bigint, integer) IS
 'the next of the rows that rows_found() keeps; NULL if none is left';
 
-CREATE FUNCTION softaudit.lifecycle_query(target regclass, command text, operation text DEFAULT NULL, with_image boolean DEFAULT true) RETURNS text
+CREATE FUNCTION softaudit.lifecycle_query(target regclass, command text, operation text DEFAULT NULL, with_image boolean DEFAULT true, rows tid[] DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_query';
-COMMENT ON FUNCTION softaudit.lifecycle_query(regclass, text, text, boolean) IS
-'runs a command on the rows of a table as its owner, unfiltered; its DELETE is logged as PURGE or ERASE; returns its first value';
+COMMENT ON FUNCTION softaudit.lifecycle_query(regclass, text, text, boolean, tid[]) IS
+'runs a command on the rows of a table as its owner, unfiltered, with the rows as $1; its DELETE is logged as PURGE or ERASE; returns its first value';
 
 CREATE FUNCTION softaudit.delete_rows(leaf regclass, tids tid[], condition text, held text, with_image boolean) RETURNS bigint
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -503,9 +503,9 @@ SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN softaudit.lifecycle_query(leaf, format(
         'WITH gone AS (DELETE FROM ONLY %1$s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(
-             SELECT l.ctid FROM ONLY %1$s l WHERE l.ctid OPERATOR(pg_catalog.=) ANY (%2$L::pg_catalog.tid[]) AND l.%3$s%4$s FOR UPDATE SKIP LOCKED))
+             SELECT l.ctid FROM ONLY %1$s l WHERE l.ctid OPERATOR(pg_catalog.=) ANY ($1) AND l.%2$s%3$s FOR UPDATE SKIP LOCKED))
          RETURNING 1) SELECT pg_catalog.count(*) FROM gone',
-        leaf, tids, condition, ' AND NOT ' || held), 'PURGE', with_image);
+        leaf, condition, ' AND NOT ' || held), 'PURGE', with_image, tids);
 END
 $$;
 COMMENT ON FUNCTION softaudit.delete_rows(regclass, tid[], text, text, boolean) IS
@@ -522,8 +522,7 @@ SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO'
 DECLARE
     r softaudit.runs%ROWTYPE;
     known record;
-    leaves regclass[];
-    leaf regclass;
+    part regclass;
     col record;
     due text;
     held text;
@@ -551,17 +550,17 @@ BEGIN
         PERFORM softaudit.finish_run(run, CASE WHEN held = 'true' THEN 'the table came under a legal hold' ELSE 'the table or its column is gone' END);
         RETURN -1;
     END IF;
-    leaves := softaudit.due_leaves(known.relation);
     due := softaudit.before(col.column_type, r.cutoff);
 
     tids := softaudit.next_rows(run, r.batch_size);
+    part := r.leaf;
     WHILE tids IS NULL LOOP
-        leaf := leaves[r.leaf_at];
-        IF leaf IS NULL THEN
+        part := (softaudit.due_leaves(known.relation))[r.leaf_at];
+        IF part IS NULL THEN
             PERFORM softaudit.finish_run(run, NULL);
             RETURN -1;
         END IF;
-        chunk := softaudit.next_chunk(leaf, col.column_name, due, held, r.stamp_at, r.tid_at, 100000);
+        chunk := softaudit.next_chunk(part, col.column_name, due, held, r.stamp_at, r.tid_at, 100000);
         IF chunk ->> 'tids' IS NULL THEN
             r.leaf_at := r.leaf_at + 1;
             r.stamp_at := NULL;
@@ -570,17 +569,17 @@ BEGIN
             CONTINUE;
         END IF;
         tids := (chunk ->> 'tids')::tid[];
-        UPDATE softaudit.runs u SET stamp_at = chunk ->> 'stamp', tid_at = tids[cardinality(tids)] WHERE u.run_id = run;
+        UPDATE softaudit.runs u SET leaf = part, stamp_at = chunk ->> 'stamp', tid_at = tids[cardinality(tids)] WHERE u.run_id = run;
         PERFORM softaudit.rows_found(run, tids);
         tids := softaudit.next_rows(run, r.batch_size);
     END LOOP;
-    leaf := leaves[r.leaf_at];
 
     kept := 0;
     keepers := '{}';
     going := tids;
-    LOOP
-        SELECT * INTO stop FROM softaudit.blocked_rows(leaf, going, '{}');
+    -- most tables have nobody who refers to them
+    WHILE EXISTS (SELECT FROM pg_trigger g JOIN pg_constraint c ON c.oid = g.tgconstraint AND c.confrelid = g.tgrelid WHERE g.tgrelid = part) LOOP
+        SELECT * INTO stop FROM softaudit.blocked_rows(part, going, '{}');
         EXIT WHEN stop.blocked = '{}';
         -- which may block others of the batch in their turn
         kept := kept + cardinality(stop.blocked);
@@ -589,13 +588,13 @@ BEGIN
     END LOOP;
     n := 0;
     BEGIN
-        n := softaudit.delete_rows(leaf, going,
+        n := softaudit.delete_rows(part, going,
                                    format('%I %s', col.column_name, due), softaudit.held_rows(known.relation, 'l'), known.purge_image);
     EXCEPTION WHEN foreign_key_violation THEN
         -- somebody referred to one of them just now, or to what would cascade
         FOREACH one IN ARRAY going LOOP
             BEGIN
-                n := n + softaudit.delete_rows(leaf, ARRAY[one], format('%I %s', col.column_name, due), softaudit.held_rows(known.relation, 'l'), known.purge_image);
+                n := n + softaudit.delete_rows(part, ARRAY[one], format('%I %s', col.column_name, due), softaudit.held_rows(known.relation, 'l'), known.purge_image);
             EXCEPTION WHEN foreign_key_violation THEN
                 GET STACKED DIAGNOSTICS keeper = TABLE_NAME;
                 kept := kept + 1;

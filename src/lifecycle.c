@@ -107,9 +107,9 @@ PG_FUNCTION_INFO_V1(softaudit_lifecycle_query);
 
 /*
  * softaudit.lifecycle_query(target regclass, command text, operation text, with_image
- * boolean): run a command of ours on a table's rows as its owner, unfiltered; a DELETE
- * deletes, and is logged under the name of the operation.  Returns the first column of
- * the first row as text.
+ * boolean, rows tid[]): run a command of ours on a table's rows as its owner, unfiltered; a
+ * DELETE deletes, and is logged under the name of the operation.  The rows are its $1.
+ * Returns the first column of the first row as text.
  *
  * Nothing can be deferred within: at the commit it would run as whoever calls us.
  */
@@ -149,7 +149,15 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 		int			ret;
 
 		SPI_connect();
-		ret = SPI_execute(command, false, 0);
+		if (PG_ARGISNULL(4))
+			ret = SPI_execute(command, false, 0);
+		else
+		{
+			Oid			type = TIDARRAYOID;
+			Datum		rows = PG_GETARG_DATUM(4);
+
+			ret = SPI_execute_with_args(command, 1, &type, &rows, NULL, false, 0);
+		}
 		if (ret < 0)
 			elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(ret));
 		if (SPI_tuptable && SPI_processed > 0)

@@ -53,7 +53,7 @@ DO $$ DECLARE id integer; BEGIN
             EXECUTE format('CREATE TRIGGER "!softaudit_truncate" AFTER TRUNCATE ON s17.mine FOR EACH STATEMENT EXECUTE FUNCTION softaudit.capture(%L, ''x'', ''full'')', id);
             ALTER TABLE s17.mine ADD COLUMN x integer;
             ALTER TABLE s17.mine DROP COLUMN x;
-            DROP TRIGGER "!softaudit_truncate" ON s17.mine;
+            DROP TRIGGER IF EXISTS "!softaudit_truncate" ON s17.mine;
         EXCEPTION WHEN OTHERS THEN NULL;
         END;
     END LOOP;
