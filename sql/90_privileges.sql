@@ -26,7 +26,7 @@ BEGIN
         -- capture() too: who adds a partition to his table clones its triggers; it checks what it is attached to
         IF f.proname IN ('enable', 'disable', 'reset', 'history', 'act_as', 'actor', 'is_active', 'changed_columns',
                          'key_from_image', 'capture', 'check_top_level', 'maintain_groups', 'maintain_begin', 'maintain_step', 'retention_step', 'maintain_due', 'maintain_purge',
-                         'maintain_end', 'purge', 'purge_begin', 'purge_step', 'purge_again', 'expire', 'unexpire', 'erase_run',
+                         'maintain_end', 'purge', 'purge_begin', 'purge_step', 'purge_again', 'expire', 'unexpire', 'erase_run', 'status_run', 'advise_run',
                          'mark', 'deletion_stamp', 'deletion_stamp_utc', 'refuse_deleted', 'with_deleted', 'only_deleted',
                          'marker_column', 'marker_column_above', 'live_index_definition', 'index_parts', 'conjuncts', 'live_unique', 'live_index', 'live_index_sql', 'follow_keys', 'followed', 'restore') THEN
             EXECUTE pg_catalog.format('GRANT EXECUTE ON %s %s TO PUBLIC', f.kind, f.signature);
@@ -35,6 +35,7 @@ BEGIN
 END
 $$;
 GRANT USAGE ON SCHEMA softaudit TO PUBLIC;
+SELECT softaudit.own_alone('softaudit.status');
 
 /*
  * A log that an earlier softaudit left is taken up at once: its guards and its view
@@ -57,7 +58,7 @@ BEGIN
                         JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'softaudit'
                         JOIN pg_catalog.pg_class c ON c.oid = d.objid
                        WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
-                         AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'e'
+                         AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'e' AND c.relname <> 'status'
         LOOP
             EXECUTE pg_catalog.format('ALTER EXTENSION softaudit DROP %s %s',
                                       CASE member.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
