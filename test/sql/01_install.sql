@@ -99,7 +99,7 @@ SELECT pg_describe_object(d.classid, d.objid, 0) AS without_comment
   FROM pg_depend d
  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
    AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'softaudit')
-   AND NOT EXISTS (SELECT FROM pg_type e WHERE d.classid = 'pg_type'::regclass AND e.typarray = d.objid)
+   AND NOT EXISTS (SELECT FROM pg_type e WHERE d.classid = 'pg_type'::regclass AND (e.typarray = d.objid OR e.oid = d.objid AND e.typrelid = to_regclass('softaudit.status')))
    AND COALESCE(obj_description(d.objid, d.classid::regclass::name), '') = '';
 
 -- install: what anybody may execute (and trigger functions that a partition clones)
