@@ -26,6 +26,7 @@
 #include "optimizer/prep.h"
 #include "parser/parse_relation.h"
 #include "replication/origin.h"
+#include "tcop/pquery.h"
 #include "utils/acl.h"
 #include "utils/jsonb.h"
 #include "utils/rel.h"
@@ -53,16 +54,6 @@ sau_compat_owns_schema(Oid nspid, Oid roleid)
 	return object_ownercheck(NamespaceRelationId, nspid, roleid);
 #else
 	return pg_namespace_ownercheck(nspid, roleid);
-#endif
-}
-
-static inline bool
-sau_compat_may_execute(Oid funcid, Oid roleid)
-{
-#if PG_VERSION_NUM >= 160000
-	return object_aclcheck(ProcedureRelationId, funcid, roleid, ACL_EXECUTE) == ACLCHECK_OK;
-#else
-	return pg_proc_aclcheck(funcid, roleid, ACL_EXECUTE) == ACLCHECK_OK;
 #endif
 }
 
@@ -271,5 +262,18 @@ sau_compat_add_selected_col(Query *query, RangeTblEntry *rte, AttrNumber attno)
 
 /* 19 lets COPY ... TO read a partitioned table. */
 #define SAU_COMPAT_COPIES_PARTITIONED (PG_VERSION_NUM >= 190000)
+
+/* 18 took a parameter of PortalRun() away. */
+static inline bool
+sau_compat_portal_run(Portal portal, DestReceiver *receiver)
+{
+	QueryCompletion qc;
+
+#if PG_VERSION_NUM >= 180000
+	return PortalRun(portal, FETCH_ALL, true, receiver, receiver, &qc);
+#else
+	return PortalRun(portal, FETCH_ALL, true, true, receiver, receiver, &qc);
+#endif
+}
 
 #endif							/* SOFTAUDIT_COMPAT_H */

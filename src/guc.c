@@ -12,6 +12,9 @@
 
 char	   *sau_guc_actor_setting = NULL;
 char	   *sau_guc_context = NULL;
+char	   *sau_guc_worker_databases = NULL;
+char	   *sau_guc_worker_role = NULL;
+int			sau_guc_worker_naptime = 3600;
 static int	sau_guc_retention_lock_timeout = 200;
 int			sau_guc_partitions_ahead = 3;
 int			sau_guc_show_deleted = SAU_SHOW_LIVE;
@@ -162,6 +165,27 @@ sau_guc_init(void)
 							&sau_guc_retention_lock_timeout,
 							200, 1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomStringVariable("softaudit.worker_databases",
+							   "Names the databases that the background worker maintains.",
+							   "A list, separated by commas. The library must be in shared_preload_libraries.",
+							   &sau_guc_worker_databases,
+							   "",
+							   PGC_SIGHUP, 0,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("softaudit.worker_role",
+							   "Names the role as which the background worker calls softaudit.maintain().",
+							   "It needs EXECUTE on that, no more. Empty: the worker does nothing.",
+							   &sau_guc_worker_role,
+							   "",
+							   PGC_SIGHUP, 0,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("softaudit.worker_naptime",
+							"How long the background worker sleeps between two rounds.",
+							NULL,
+							&sau_guc_worker_naptime,
+							3600, 1, 7 * 86400,
+							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	DefineCustomEnumVariable("softaudit.show_deleted",
 							 "Which rows of soft-deleted tables queries see.",

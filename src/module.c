@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "softaudit.h"
 #include "tcop/utility.h"
@@ -206,6 +207,8 @@ _PG_init(void)
 	sau_log_init();
 	sau_marker_init();
 	sau_filter_init();
+	if (process_shared_preload_libraries_in_progress)
+		sau_worker_init();
 
 	prev_ExecutorStart = ExecutorStart_hook;
 	ExecutorStart_hook = softaudit_ExecutorStart;

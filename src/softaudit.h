@@ -4,7 +4,7 @@
  *
  * Calls go down only.  The floors, lowest first:
  *	 0 softaudit.h, compat.h, buf	1 guc	2 registry	3 actor, owner, codec, partition, marker
- *	 4 image, lifecycle	5 log	6 capture, history, ddl, setup, filter, fkey	7 module
+ *	 4 image, lifecycle	5 log	6 capture, history, ddl, setup, filter, fkey, worker	7 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -163,6 +163,9 @@ typedef enum SauShow
 
 extern int	sau_guc_show_deleted;
 extern bool sau_guc_hard_delete;
+extern char *sau_guc_worker_databases;
+extern char *sau_guc_worker_role;
+extern int	sau_guc_worker_naptime;
 extern void (*sau_guc_visibility_changed) (void);
 extern uint64 sau_guc_context_generation;
 extern void sau_guc_init(void);
@@ -333,6 +336,9 @@ extern void sau_fkey_subxact_end(bool committed, SubTransactionId sub, SubTransa
 /* lifecycle.c: purge, expiry, erasure */
 extern SauOperation sau_lifecycle_removal(void);
 extern bool sau_lifecycle_keeps_image(void);
+
+/* worker.c: maintain() by a background worker */
+extern void sau_worker_init(void);
 
 /* capture.c: the row trigger */
 extern void sau_capture_statement_end(void);
