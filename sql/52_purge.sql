@@ -536,7 +536,9 @@ DECLARE
     keepers jsonb;
     keeper text;
 BEGIN
-    SELECT * INTO r FROM softaudit.runs u WHERE u.run_id = run AND u.pid = pg_backend_pid() AND u.finished_at IS NULL AND u.kind IN ('PURGE', 'EXPIRE');
+    -- a pooler's session may have been somebody else's
+    SELECT * INTO r FROM softaudit.runs u WHERE u.run_id = run AND u.pid = pg_backend_pid() AND u.run_by = softaudit.caller()::regrole::text
+                                            AND u.finished_at IS NULL AND u.kind IN ('PURGE', 'EXPIRE');
     IF NOT FOUND THEN
         RAISE EXCEPTION 'this session has no run %', COALESCE(run::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'CALL softaudit.purge() or softaudit.maintain().';

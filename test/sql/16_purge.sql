@@ -242,6 +242,13 @@ CALL softaudit.maintain();
 SELECT DISTINCT * FROM seen ORDER BY 3;
 SELECT count(*) FROM softaudit.with_deleted(NULL::own);
 
+-- a run is for who began it
+SELECT softaudit.purge_begin('own', '0', 1, false) IS NOT NULL AS begun;
+SELECT format('SELECT softaudit.purge_step(%s)', max(run_id)) AS step FROM softaudit.runs \gset
+SET ROLE regress_sau_clerk;
+CALL t.state(:'step');
+RESET ROLE;
+:step;
 -- who may: the owner of the table; without a table, what the caller owns
 SET ROLE regress_sau_clerk;
 CALL softaudit.purge('s16.note', '0');
