@@ -293,22 +293,26 @@ sau_registry_is_internal(void)
 	return internal_depth > 0;
 }
 
-/* The capture row trigger of a relation, or NULL. */
+/*
+ * The capture row trigger of a relation, or NULL.  A copy in the current memory
+ * context: the relation cache frees its own at any invalidation, even of a relation that is open
+ * and locked, which is why the executor works with a copy, too.
+ */
 Trigger *
 sau_registry_trigger(Relation relation)
 {
 	TriggerDesc *desc = relation->trigdesc;
 
-	if (desc == NULL)
-		return NULL;
-	for (int i = 0; i < desc->numtriggers; i++)
+	for (int i = 0; desc && i < desc->numtriggers; i++)
 	{
-		Trigger    *trigger = &desc->triggers[i];
+		Trigger    *trigger;
 
-		if (TRIGGER_FOR_ROW(trigger->tgtype) &&
-			strcmp(trigger->tgname, SAU_CAPTURE_TRIGGER) == 0 &&
-			get_func_namespace(trigger->tgfoid) == sau_registry_schema(true))
-			return trigger;
+		if (!TRIGGER_FOR_ROW(desc->triggers[i].tgtype) ||
+			strcmp(desc->triggers[i].tgname, SAU_CAPTURE_TRIGGER) != 0)
+			continue;
+		trigger = &CopyTriggerDesc(desc)->triggers[i];
+		/* no other trigger has this name */
+		return get_func_namespace(trigger->tgfoid) == sau_registry_schema(true) ? trigger : NULL;
 	}
 	return NULL;
 }

@@ -176,5 +176,17 @@ my ($g1, $c1) = split /\|/, $plans;
 my ($g2, $c2) = split /\|/, $s->query_safe(q(SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name = 'up'));
 is(($g2 + $c2) - ($g1 + $c1), 20, 'prepared statements are executed as they were');
 $s->quit;
+
+# a server with assertions can throw its caches away wherever a message may come in
+SKIP:
+{
+	my ($status) = $node->psql('postgres', 'SET debug_discard_caches = 1');
+	skip 'this server cannot discard its caches', 2 unless $status == 0;
+	is($node->safe_psql('postgres', q(SET debug_discard_caches = 1; SELECT count(*) > 0 FROM softaudit.history('t', 1))),
+		't', 'history() holds no pointer into the relation cache');
+	$node->safe_psql('postgres', q(SET debug_discard_caches = 1; SELECT softaudit.enable('t', images => 'changes')));
+	like($node->safe_psql('postgres', q(SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 't'::regclass AND tgname = '!softaudit_capture')),
+		qr/changes/, 'nor does enable()');
+}
 $node->stop;
 done_testing();
