@@ -79,6 +79,11 @@ sau_compat_index_insert_done(Relation index, struct IndexInfo *info)
 #endif
 }
 
+/* 16 extends a relation by more than a page. */
+#if PG_VERSION_NUM >= 160000
+#define SAU_HAVE_EXTEND_BY
+#endif
+
 /* 18 lets an index scan be instrumented, 19 adds flags. */
 static inline struct IndexScanDescData *
 sau_compat_index_beginscan(Relation heap, Relation index, struct SnapshotData *snapshot, int nkeys)

@@ -24,18 +24,12 @@
  * held, and before any of them is given up.  So for each row of a table the order of
  * the ids is the order of its changes, in one transaction and across them.
  *
- * Lock order: the leaf, its indexes, the id sequence.  Nothing here runs user code.
+ * Lock order: the id sequence, then what append.c locks.  Nothing here runs user code.
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/heapam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/index.h"
-#include "executor/executor.h"
 #include "softaudit.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -48,15 +42,6 @@
 
 /* The buffer keeps at most this much when it is empty. */
 #define KEEP_BYTES		(4 * 1024 * 1024)
-
-/*
- * Append at the end: the free space map would have rows fill what is left in old pages,
- * each of which would be read, dirtied and written to the WAL for it.
- */
-#define INSERT_OPTIONS	TABLE_INSERT_SKIP_FSM
-
-/* Rows given to one table_multi_insert(). */
-#define CHUNK_ROWS		100
 
 /* What one value of the id sequence stands for; its INCREMENT in the SQL script. */
 #define IDS_PER_BLOCK	16
@@ -116,9 +101,6 @@ static int	actor_len = 0;
 static int64 actor_session = 0;
 
 static bool flushing = false;
-
-static TupleTableSlot *slots[CHUNK_ROWS];
-static int	n_slots = 0;
 
 /* Set up the buffer; called once when the library is loaded. */
 void
@@ -391,209 +373,6 @@ assign_ids(void)
 	}
 }
 
-typedef struct IndexEntry
-{
-	int64		ref;
-	ItemPointerData tid;
-} IndexEntry;
-
-static int
-compare_entries(const void *a, const void *b)
-{
-	const IndexEntry *ea = a;
-	const IndexEntry *eb = b;
-
-	if (ea->ref != eb->ref)
-		return ea->ref < eb->ref ? -1 : 1;
-	return ItemPointerCompare((ItemPointer) &ea->tid, (ItemPointer) &eb->tid);
-}
-
-/* Insert entries in key order, so that neighbours find their page at hand. */
-static void
-insert_entries(Oid indexid, Relation leaf, IndexEntry *entries, int n)
-{
-	Relation	index = index_open(indexid, RowExclusiveLock);
-	IndexInfo  *info = makeNode(IndexInfo);
-	bool		isnull = false;
-
-	/* btree asks nothing of IndexInfo for a plain insert */
-	info->ii_NumIndexAttrs = info->ii_NumIndexKeyAttrs = 1;
-	info->ii_Am = index->rd_rel->relam;
-	info->ii_Context = CurrentMemoryContext;
-	if (n > 1)
-		qsort(entries, n, sizeof(IndexEntry), compare_entries);
-	for (int i = 0; i < n; i++)
-	{
-		Datum		value = Int64GetDatum(entries[i].ref);
-
-		index_insert(index, &value, &isnull, &entries[i].tid, leaf, UNIQUE_CHECK_NO, false, info);
-	}
-	sau_compat_index_insert_done(index, info);
-	index_close(index, NoLock);
-}
-
-/* An index that somebody added to the leaf: by the general code. */
-static void
-insert_other_indexes(Relation leaf, const SauLeaf *info, const int *which,
-					 const ItemPointerData *tids, int n)
-{
-	EState	   *estate = CreateExecutorState();
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(leaf), &TTSOpsHeapTuple);
-	List	   *indexes = RelationGetIndexList(leaf);
-	ListCell   *lc;
-
-	GetPerTupleExprContext(estate)->ecxt_scantuple = slot;
-	foreach(lc, indexes)
-	{
-		Relation	index;
-		IndexInfo  *ii;
-		ExprState  *predicate;
-
-		if (lfirst_oid(lc) == info->key_index || lfirst_oid(lc) == info->old_key_index)
-			continue;
-		index = index_open(lfirst_oid(lc), RowExclusiveLock);
-		ii = BuildIndexInfo(index);
-		if (!ii->ii_ReadyForInserts)
-		{
-			index_close(index, NoLock);
-			continue;
-		}
-		predicate = ExecPrepareQual(ii->ii_Predicate, estate);
-		for (int i = 0; i < n; i++)
-		{
-			HeapTupleData tuple;
-			Datum		values[INDEX_MAX_KEYS];
-			bool		isnull[INDEX_MAX_KEYS];
-
-			tuple.t_len = rows[which[i]].len;
-			tuple.t_data = (HeapTupleHeader) (arena.data + rows[which[i]].off);
-			tuple.t_self = tids[i];
-			tuple.t_tableOid = RelationGetRelid(leaf);
-			ExecStoreHeapTuple(&tuple, slot, false);
-			if (predicate == NULL || ExecQual(predicate, GetPerTupleExprContext(estate)))
-			{
-				FormIndexDatum(ii, slot, estate, values, isnull);
-				index_insert(index, values, isnull, &tuple.t_self, leaf,
-							 ii->ii_Unique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, ii);
-			}
-			ResetPerTupleExprContext(estate);
-		}
-		sau_compat_index_insert_done(index, ii);
-		index_close(index, NoLock);
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
-}
-
-/*
- * Give tuples to the table access method without a copy: a slot that claims to own
- * its tuple is not materialized again.  The claim is taken back before the slot is
- * cleared, since the tuple is part of the arena.
- */
-static void
-insert_heap(Relation leaf, const int *which, int n, CommandId cid, ItemPointerData *tids)
-{
-	HeapTupleData tuples[CHUNK_ROWS];
-
-	if (n == 1)
-	{
-		HeapTupleData *tuple = &tuples[0];
-
-		tuple->t_len = rows[which[0]].len;
-		tuple->t_data = (HeapTupleHeader) (arena.data + rows[which[0]].off);
-		tuple->t_tableOid = RelationGetRelid(leaf);
-		ItemPointerSetInvalid(&tuple->t_self);
-		heap_insert(leaf, tuple, cid, INSERT_OPTIONS, NULL);
-		tids[0] = tuple->t_self;
-		return;
-	}
-
-	for (int done = 0; done < n; done += CHUNK_ROWS)
-	{
-		int			chunk = Min(n - done, CHUNK_ROWS);
-
-		for (int i = 0; i < chunk; i++)
-		{
-			LogRow	   *row = &rows[which[done + i]];
-			HeapTuple	tuple = &tuples[i];
-
-			if (i >= n_slots)
-			{
-				MemoryContext old = MemoryContextSwitchTo(log_cxt);
-
-				slots[i] = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(leaf)),
-											  &TTSOpsHeapTuple);
-				n_slots++;
-				MemoryContextSwitchTo(old);
-			}
-			tuple->t_len = row->len;
-			tuple->t_data = (HeapTupleHeader) (arena.data + row->off);
-			tuple->t_tableOid = RelationGetRelid(leaf);
-			ItemPointerSetInvalid(&tuple->t_self);
-			ExecStoreHeapTuple(tuple, slots[i], false);
-			slots[i]->tts_flags |= TTS_FLAG_SHOULDFREE;
-		}
-		table_multi_insert(leaf, slots, chunk, cid, INSERT_OPTIONS, NULL);
-		for (int i = 0; i < chunk; i++)
-		{
-			tids[done + i] = slots[i]->tts_tid;
-			slots[i]->tts_flags &= ~TTS_FLAG_SHOULDFREE;
-			ExecClearTuple(slots[i]);
-		}
-	}
-}
-
-/* An error amid a multi-insert leaves slots that claim what is not theirs. */
-static void
-disown_slots(void)
-{
-	for (int i = 0; i < n_slots; i++)
-		slots[i]->tts_flags &= ~TTS_FLAG_SHOULDFREE;
-}
-
-/* Insert rows of one group and one command. */
-static void
-insert_run(const int *which, int n)
-{
-	SauLeaf		info;
-	Relation	leaf = sau_partition_open(rows[which[0]].log_group,
-										  GetCurrentTransactionStartTimestamp(), &info);
-	ItemPointerData tid_one;
-	ItemPointerData *tids = n == 1 ? &tid_one : palloc(n * sizeof(ItemPointerData));
-	IndexEntry	entry_one;
-	IndexEntry *entries = n == 1 ? &entry_one : palloc(n * sizeof(IndexEntry));
-	int			m = 0;
-
-	insert_heap(leaf, which, n, rows[which[0]].cid, tids);
-
-	if (OidIsValid(info.key_index))
-	{
-		for (int i = 0; i < n; i++)
-		{
-			entries[i].ref = rows[which[i]].row_ref;
-			entries[i].tid = tids[i];
-		}
-		insert_entries(info.key_index, leaf, entries, n);
-	}
-	if (OidIsValid(info.old_key_index))
-	{
-		for (int i = 0; i < n; i++)
-		{
-			LogRow	   *row = &rows[which[i]];
-
-			if (!row->key_changed)
-				continue;
-			entries[m].ref = row->old_row_ref;
-			entries[m++].tid = tids[i];
-		}
-		if (m > 0)
-			insert_entries(info.old_key_index, leaf, entries, m);
-	}
-	if (unlikely(info.has_other_indexes))
-		insert_other_indexes(leaf, &info, which, tids, n);
-	table_close(leaf, NoLock);
-}
-
 /* Drop from the end of the buffer what is done with. */
 static void
 trim(void)
@@ -625,8 +404,8 @@ sau_log_flush(void)
 	SubTransactionId sub;
 	MemoryContext cxt = NULL;
 	MemoryContext old = CurrentMemoryContext;
-	int			which_one;
-	int		   *which = &which_one;
+	SauLogTuple one;
+	SauLogTuple *tuples = &one;
 	bool		pushed = false;
 
 	if (n_waiting == 0 || flushing)
@@ -637,32 +416,41 @@ sau_log_flush(void)
 	{
 		cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit flush", ALLOCSET_DEFAULT_SIZES);
 		MemoryContextSwitchTo(cxt);
-		which = palloc(n_waiting * sizeof(int));
+		tuples = palloc(n_waiting * sizeof(SauLogTuple));
 	}
 	if (!ActiveSnapshotSet())
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		pushed = true;
 	}
-	disown_slots();
+	sau_append_reset();
 	assign_ids();
 
 	for (int i = 0; i < n_rows;)
 	{
 		int			first = i;
 		int			n = 0;
+		LogRow	   *run = NULL;
 
 		for (; i < n_rows; i++)
 		{
-			if (!rows[i].waiting)
+			LogRow	   *row = &rows[i];
+
+			if (!row->waiting)
 				continue;
-			if (n > 0 && (rows[i].cid != rows[which[0]].cid ||
-						  rows[i].log_group != rows[which[0]].log_group))
+			if (run && (row->cid != run->cid || row->log_group != run->log_group))
 				break;
-			which[n++] = i;
+			if (run == NULL)
+				run = row;
+			tuples[n].header = (HeapTupleHeader) (arena.data + row->off);
+			tuples[n].len = row->len;
+			tuples[n].row_ref = row->row_ref;
+			tuples[n].old_row_ref = row->old_row_ref;
+			tuples[n].key_changed = row->key_changed;
+			n++;
 		}
-		if (n > 0)
-			insert_run(which, n);
+		if (run)
+			sau_append_rows(run->log_group, run->cid, tuples, n);
 		for (int j = first; j < i; j++)
 		{
 			if (!rows[j].waiting)
@@ -752,7 +540,7 @@ sau_log_xact_end(void)
 	flushing = false;
 	laying_down = false;
 	activity++;
-	disown_slots();
+	sau_append_reset();
 	trim();
 }
 
@@ -766,7 +554,7 @@ sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId paren
 			laying_down = false;
 		flushing = false;
 		activity++;
-		disown_slots();
+		sau_append_reset();
 	}
 	if (n_rows == 0)
 		return;

@@ -204,6 +204,7 @@ _PG_init(void)
 	sau_actor_init();
 	sau_registry_init();
 	sau_partition_init();
+	sau_append_init();
 	sau_log_init();
 	sau_marker_init();
 	sau_filter_init();

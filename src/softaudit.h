@@ -3,8 +3,8 @@
  *		The map of the module: what each file offers to the files above it.
  *
  * Calls go down only.  The floors, lowest first:
- *	 0 softaudit.h, compat.h, buf	1 guc	2 registry	3 actor, owner, codec, partition, marker
- *	 4 image, lifecycle	5 log	6 capture, history, ddl, setup, filter, fkey, worker	7 module
+ *	 0 softaudit.h, compat.h, buf, extend	1 guc	2 registry	3 actor, owner, codec, partition, marker
+ *	 4 image, append, lifecycle	5 log	6 capture, history, ddl, setup, filter, fkey, worker	7 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -297,6 +297,24 @@ extern Relation sau_partition_open(int32 log_group, TimestampTz changed_at, SauL
 extern List *sau_partition_leaves(int32 log_group);
 extern void sau_partition_leaf_indexes(Relation leaf, SauLeaf *info);
 extern void sau_partition_init(void);
+
+/* extend.c: a relation longer by several pages at once */
+#define SAU_EXTEND_MAX	64
+extern int	sau_extend_by(Relation rel, int pages, BlockNumber *first);
+
+/* append.c: log rows into their leaf */
+typedef struct SauLogTuple
+{
+	HeapTupleHeader header;
+	uint32		len;
+	bool		key_changed;
+	int64		row_ref;
+	int64		old_row_ref;	/* if key_changed */
+} SauLogTuple;
+
+extern void sau_append_init(void);
+extern void sau_append_reset(void);
+extern void sau_append_rows(int32 log_group, CommandId cid, const SauLogTuple *rows, int n);
 
 /* log.c: the buffer of captured rows and its way into the leaf */
 extern SauBuf *sau_log_begin(SauRel *rel, SauOperation op, bool is_plain);
