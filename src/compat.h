@@ -268,6 +268,15 @@ sau_compat_add_selected_col(Query *query, RangeTblEntry *rte, AttrNumber attno)
 /* 19 lets COPY ... TO read a partitioned table. */
 #define SAU_COMPAT_COPIES_PARTITIONED (PG_VERSION_NUM >= 190000)
 
+/* 18 took a parameter of ExecutorRun() away. */
+#if PG_VERSION_NUM >= 180000
+#define SAU_RUN_PARAMS QueryDesc *queryDesc, ScanDirection direction, uint64 count
+#define SAU_RUN_ARGS queryDesc, direction, count
+#else
+#define SAU_RUN_PARAMS QueryDesc *queryDesc, ScanDirection direction, uint64 count, bool execute_once
+#define SAU_RUN_ARGS queryDesc, direction, count, execute_once
+#endif
+
 /* 18 took a parameter of PortalRun() away. */
 static inline bool
 sau_compat_portal_run(Portal portal, DestReceiver *receiver)

@@ -21,6 +21,7 @@ PG_MODULE_MAGIC;
 void		_PG_init(void);
 
 static ExecutorStart_hook_type prev_ExecutorStart = NULL;
+static ExecutorRun_hook_type prev_ExecutorRun = NULL;
 static ExecutorFinish_hook_type prev_ExecutorFinish = NULL;
 static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
@@ -54,11 +55,33 @@ softaudit_ExecutorStart(QueryDesc *queryDesc, int eflags)
 		standard_ExecutorStart(queryDesc, eflags);
 }
 
+static void
+softaudit_ExecutorRun(SAU_RUN_PARAMS)
+{
+	SauConflict conflict;
+
+	if (queryDesc->operation == CMD_SELECT && !queryDesc->plannedstmt->hasModifyingCTE)
+	{
+		if (prev_ExecutorRun)
+			prev_ExecutorRun(SAU_RUN_ARGS);
+		else
+			standard_ExecutorRun(SAU_RUN_ARGS);
+		return;
+	}
+	sau_conflict_begin(&conflict, queryDesc->estate);
+	if (prev_ExecutorRun)
+		prev_ExecutorRun(SAU_RUN_ARGS);
+	else
+		standard_ExecutorRun(SAU_RUN_ARGS);
+	sau_conflict_end(&conflict);
+}
+
 /* AFTER triggers fire in here: this is the statement as capture sees it. */
 static void
 softaudit_ExecutorFinish(QueryDesc *queryDesc)
 {
 	int			depth;
+	SauConflict conflict;
 
 	/* a plain query has queued no triggers */
 	if (queryDesc->operation == CMD_SELECT && !queryDesc->plannedstmt->hasModifyingCTE)
@@ -72,10 +95,13 @@ softaudit_ExecutorFinish(QueryDesc *queryDesc)
 	depth = sau_log_statement_begin();
 	PG_TRY();
 	{
+		/* data-modifying CTEs that nobody read are run in here */
+		sau_conflict_begin(&conflict, queryDesc->estate);
 		if (prev_ExecutorFinish)
 			prev_ExecutorFinish(queryDesc);
 		else
 			standard_ExecutorFinish(queryDesc);
+		sau_conflict_end(&conflict);
 		sau_fkey_statement_end();
 		sau_capture_statement_end();
 		sau_log_statement_flush();
@@ -111,6 +137,7 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 {
 	int			depth;
 	int			filter_state;
+	SauConflict conflict;
 
 	/* A utility command may read the log in ways that no plan shows. */
 	if (sau_log_is_pending())
@@ -118,7 +145,10 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	pstmt = sau_filter_utility_begin(pstmt, &filter_state);
 	switch (nodeTag(pstmt->utilityStmt))
 	{
-		/* what fires no trigger by itself; a query in it passes through the other hooks */
+		/*
+		 * What fires no trigger by itself; a query in it passes through the other hooks.
+		 * It leaves no state behind that sau_filter_utility_end() would have to take back.
+		 */
 		case T_ExecuteStmt:
 		case T_FetchStmt:
 		case T_PrepareStmt:
@@ -137,10 +167,13 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	depth = sau_log_statement_begin();
 	PG_TRY();
 	{
+		/* COPY writes, SET CONSTRAINTS checks */
+		sau_conflict_begin(&conflict, NULL);
 		if (prev_ProcessUtility)
 			prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 		else
 			standard_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		sau_conflict_end(&conflict);
 		if (sau_log_is_pending() || IsTransactionState())
 		{
 			sau_fkey_statement_end();
@@ -213,6 +246,8 @@ _PG_init(void)
 
 	prev_ExecutorStart = ExecutorStart_hook;
 	ExecutorStart_hook = softaudit_ExecutorStart;
+	prev_ExecutorRun = ExecutorRun_hook;
+	ExecutorRun_hook = softaudit_ExecutorRun;
 	prev_ExecutorFinish = ExecutorFinish_hook;
 	ExecutorFinish_hook = softaudit_ExecutorFinish;
 	prev_ExecutorEnd = ExecutorEnd_hook;

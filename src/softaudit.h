@@ -341,6 +341,16 @@ extern void sau_filter_init(void);
 extern struct PlannedStmt *sau_filter_utility_begin(struct PlannedStmt *pstmt, int *save);
 extern void sau_filter_utility_end(int save);
 
+/* conflict.c: a hint for who writes a row whose key a deleted row has */
+typedef struct SauConflict
+{
+	ErrorContextCallback callback;
+	struct EState *estate;		/* of the statement, or NULL */
+} SauConflict;
+
+extern void sau_conflict_begin(SauConflict *statement, struct EState *estate);
+extern void sau_conflict_end(SauConflict *statement);
+
 /* The first words of our own queries about foreign keys, which the filter leaves alone. */
 #define SAU_KEY_QUERY "/* softaudit: keys */ "
 
