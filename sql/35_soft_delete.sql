@@ -142,6 +142,136 @@ $$;
 COMMENT ON FUNCTION softaudit.put_key_triggers(regclass) IS
 'put_key_trigger() for a table and for those that foreign keys tie to it';
 
+CREATE FUNCTION softaudit.may_look(relation oid, its_owner oid) RETURNS boolean
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.relowner = its_owner AND has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid) FROM pg_class c WHERE c.oid = relation
+$$;
+COMMENT ON FUNCTION softaudit.may_look(oid, oid) IS
+'whether a table has this owner and the caller sees all of it';
+
+CREATE FUNCTION softaudit.key_text(relation oid) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE((SELECT format('format(''(%%s)=(%%s)'', %L, concat_ws('', '', %s))', string_agg(a.attname, ', ' ORDER BY k.ord), string_agg(quote_ident(a.attname), ', ' ORDER BY k.ord))
+                       FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, ord)
+                       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                      WHERE i.indrelid = relation AND i.indisprimary AND k.ord <= i.indnkeyatts HAVING count(*) > 0), '''(?)''')
+$$;
+COMMENT ON FUNCTION softaudit.key_text(oid) IS
+'an expression that tells the primary key of a row';
+
+CREATE FUNCTION softaudit.restore_conflicts(target regclass, condition text, OUT conflicts text[], OUT twins boolean)
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    roots oid[] := '{}';
+    leaves oid[] := '{}';
+    sets text[] := '{}';
+    seen text[] := '{}';
+    done integer := 0;
+    its_owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = target);
+    col name;
+    r record;
+    f record;
+    line text;
+    ours text;
+BEGIN
+    conflicts := '{}';
+    twins := false;
+    FOR r IN EXECUTE format('SELECT t.tableoid AS leaf, array_agg(t.ctid) AS tids FROM %s t WHERE %s AND %I IS NOT NULL GROUP BY 1',
+                            target, condition, softaudit.marker_column(target)) LOOP
+        roots := roots || target::oid;
+        leaves := leaves || r.leaf;
+        sets := sets || r.tids::text;
+        seen := seen || ARRAY(SELECT concat(r.leaf, t) FROM unnest(r.tids) t);
+    END LOOP;
+    /*
+     * What the deletion took along.  Only tables of one owner, which the caller may read, are
+     * looked at: what compares their columns may be their owner's function, and the caller's
+     * UPDATE has run those of this owner already.
+     */
+    WHILE done < cardinality(roots) LOOP
+        done := done + 1;
+        col := softaudit.marker_column(roots[done]);
+        FOR f IN SELECT c.conrelid, softaudit.marker_column(c.conrelid) AS col,
+                        (SELECT string_agg(format('p.%I OPERATOR(%I.%s) c.%I', pa.attname, n.nspname, o.oprname, ca.attname), ' AND ')
+                           FROM generate_subscripts(c.conkey, 1) k
+                           JOIN pg_attribute ca ON ca.attrelid = c.conrelid AND ca.attnum = c.conkey[k]
+                           JOIN pg_attribute pa ON pa.attrelid = c.confrelid AND pa.attnum = c.confkey[k]
+                           JOIN pg_operator o ON o.oid = c.conpfeqop[k] JOIN pg_namespace n ON n.oid = o.oprnamespace) AS joins,
+                        (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attname = softaudit.marker_column(c.conrelid)) AS type
+                   FROM pg_constraint c
+                  WHERE c.contype = 'f' AND c.confrelid = roots[done] AND c.conparentid = 0 AND c.confdeltype = 'c'
+                    AND softaudit.marker_column(c.conrelid) IS NOT NULL AND softaudit.may_look(c.conrelid, its_owner) LOOP
+            FOR r IN EXECUTE format('SELECT c.tableoid AS leaf, array_agg(c.ctid) AS tids FROM %s c
+                                       JOIN (SELECT * FROM ONLY %s WHERE ctid = ANY (%L::tid[]) AND %I IS NOT NULL) p ON %s
+                                      WHERE c.%I AT TIME ZONE ''UTC'' = p.%I AT TIME ZONE ''UTC''
+                                        AND concat(c.tableoid, c.ctid) <> ALL (%L) GROUP BY 1',
+                                    f.conrelid::regclass, leaves[done]::regclass, sets[done], col, f.joins, f.col, col, seen) LOOP
+                roots := roots || f.conrelid;
+                leaves := leaves || r.leaf;
+                sets := sets || r.tids::text;
+                seen := seen || ARRAY(SELECT concat(r.leaf, t) FROM unnest(r.tids) t);
+            END LOOP;
+        END LOOP;
+    END LOOP;
+
+    FOR i IN 1 .. cardinality(roots) LOOP
+        col := softaudit.marker_column(roots[i]);
+        ours := (SELECT string_agg(CASE WHEN a.attname = col THEN format('NULL::%s AS %I', a.atttypid::regtype, a.attname) ELSE quote_ident(a.attname) END, ', ')
+                   FROM pg_attribute a WHERE a.attrelid = roots[i] AND a.attnum > 0 AND NOT a.attisdropped);
+        FOR f IN SELECT x.indexrelid::regclass AS index, c.relname, x.indrelid,
+                        COALESCE(pg_get_expr(x.indpred, x.indrelid), 'true') AS predicate,
+                        string_agg(format('%s AS k%s', pg_get_indexdef(x.indexrelid, k, false), k), ', ') AS items,
+                        string_agg(format('(l.k%1$s%4$s OPERATOR(%2$I.%3$s) d.k%1$s%4$s)', k, n.nspname, o.oprname,
+                                          (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname) FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
+                                            WHERE co.oid = x.indcollation[k - 1])), ' AND ') AS joins
+                   FROM pg_index x
+                   JOIN pg_class c ON c.oid = x.indexrelid
+                   LEFT JOIN pg_constraint e ON e.conindid = x.indexrelid AND e.contype = 'x' AND e.conrelid = x.indrelid
+                  CROSS JOIN LATERAL generate_series(1, x.indnkeyatts) k
+                   JOIN pg_opclass oc ON oc.oid = x.indclass[k - 1]
+                   LEFT JOIN pg_amop m ON m.amopfamily = oc.opcfamily AND m.amopstrategy = 3 AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype
+                   JOIN pg_operator o ON o.oid = COALESCE(e.conexclop[k], m.amopopr) JOIN pg_namespace n ON n.oid = o.oprnamespace
+                  WHERE x.indrelid IN (roots[i], leaves[i]) AND (x.indisunique OR x.indisexclusion) AND x.indisvalid
+                    AND (x.indpred IS NOT NULL OR x.indexprs IS NOT NULL)
+                    AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = x.indexrelid)
+                  GROUP BY x.indexrelid, c.relname, x.indrelid, x.indpred LOOP
+            FOR line IN EXECUTE format('SELECT format(''row %%s of table %%s: live row %%s has its place in "%%s"'', d.me, %L, l.me, %L)
+                                          FROM (SELECT %s, %s AS me FROM (SELECT %s FROM ONLY %s WHERE ctid = ANY (%L::tid[]) AND %I IS NOT NULL) x WHERE %s) d
+                                          JOIN (SELECT %s, %s AS me FROM %s WHERE %I IS NULL AND %s) l ON %s ORDER BY 1 LIMIT 1000',
+                                       roots[i]::regclass, f.relname, f.items, softaudit.key_text(roots[i]), ours, leaves[i]::regclass, sets[i], col, f.predicate,
+                                       f.items, softaudit.key_text(roots[i]), f.indrelid::regclass, col, f.predicate, f.joins) LOOP
+                conflicts := conflicts || line;
+                twins := true;
+            END LOOP;
+        END LOOP;
+        FOR f IN SELECT c.conname, c.confrelid, softaudit.marker_column(c.confrelid) AS col,
+                        string_agg(format('p.%I OPERATOR(%I.%s) c.%I', pa.attname, n.nspname, o.oprname, ca.attname), ' AND ') AS joins
+                   FROM pg_constraint c
+                  CROSS JOIN LATERAL generate_subscripts(c.conkey, 1) k
+                   JOIN pg_attribute ca ON ca.attrelid = c.conrelid AND ca.attnum = c.conkey[k]
+                   JOIN pg_attribute pa ON pa.attrelid = c.confrelid AND pa.attnum = c.confkey[k]
+                   JOIN pg_operator o ON o.oid = c.conpfeqop[k] JOIN pg_namespace n ON n.oid = o.oprnamespace
+                  WHERE c.contype = 'f' AND c.conrelid = roots[i] AND c.conparentid = 0
+                    AND softaudit.marker_column(c.confrelid) IS NOT NULL AND softaudit.may_look(c.confrelid, its_owner)
+                  GROUP BY c.oid, c.conname, c.confrelid LOOP
+            FOR line IN EXECUTE format('SELECT format(''row %%s of table %%s: its parent, row %%s of table %%s, is deleted ("%%s")'', c.me, %L, p.me, %L, %L)
+                                          FROM (SELECT *, %s AS me FROM ONLY %s WHERE ctid = ANY (%L::tid[]) AND %I IS NOT NULL) c
+                                          JOIN (SELECT *, tableoid AS t1, ctid AS t2, %s AS me FROM %s WHERE %I IS NOT NULL) p ON %s
+                                         WHERE concat(p.t1, p.t2) <> ALL (%L) ORDER BY 1 LIMIT 1000',
+                                       roots[i]::regclass, f.confrelid::regclass, f.conname, softaudit.key_text(roots[i]), leaves[i]::regclass, sets[i], col,
+                                       softaudit.key_text(f.confrelid), f.confrelid::regclass, f.col, f.joins, seen) LOOP
+                conflicts := conflicts || line;
+            END LOOP;
+        END LOOP;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.restore_conflicts(regclass, text) IS
+'what stands in the way of restoring rows and what their deletion took along, a line each, and whether live rows do';
+
 CREATE FUNCTION softaudit.restore(target regclass, key text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS $$
 DECLARE
@@ -157,6 +287,10 @@ DECLARE
     rule text;
     its_schema text;
     its_table text;
+    state text;
+    message text;
+    advice text;
+    found record;
 BEGIN
     IF target IS NULL OR key IS NULL THEN
         RAISE EXCEPTION 'neither the table nor the key must be NULL'
@@ -208,10 +342,32 @@ BEGIN
     BEGIN
         EXECUTE pg_catalog.format('UPDATE %s SET %I = NULL WHERE %s AND %I IS NOT NULL', target, col, condition, col);
         GET DIAGNOSTICS n = ROW_COUNT;
-    EXCEPTION WHEN unique_violation OR exclusion_violation THEN
-        GET STACKED DIAGNOSTICS more = PG_EXCEPTION_DETAIL, rule = CONSTRAINT_NAME, its_schema = SCHEMA_NAME, its_table = TABLE_NAME;
+    EXCEPTION WHEN unique_violation OR exclusion_violation OR foreign_key_violation THEN
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, more = PG_EXCEPTION_DETAIL, advice = PG_EXCEPTION_HINT,
+                                rule = CONSTRAINT_NAME, its_schema = SCHEMA_NAME, its_table = TABLE_NAME;
+        -- the row is as it was: look for what else there is, or be content with the first
+        BEGIN
+            IF softaudit.may_look(target, (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) target::pg_catalog.oid)) THEN
+                SELECT * INTO found FROM softaudit.restore_conflicts(target, condition);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            found := NULL;
+        END;
+        IF pg_catalog.cardinality(found.conflicts) OPERATOR(pg_catalog.>) 1 THEN
+            n := pg_catalog.cardinality(found.conflicts);
+            more := pg_catalog.array_to_string(found.conflicts[1:20], E'\n') OPERATOR(pg_catalog.||)
+                    CASE WHEN n OPERATOR(pg_catalog.>) 20 THEN pg_catalog.format(E'\nand %s more', n OPERATOR(pg_catalog.-) 20) ELSE '' END;
+            RAISE EXCEPTION 'cannot restore the row of table "%": % conflicts', target, n
+                USING ERRCODE = CASE WHEN NOT found.twins THEN '23503' WHEN state OPERATOR(pg_catalog.=) '23503' THEN '23505' ELSE state END,
+                      DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule,
+                      HINT = 'Change or delete the live rows, and restore the parents, first.';
+        END IF;
+        IF state OPERATOR(pg_catalog.=) '23503' THEN
+            RAISE EXCEPTION '%', message
+                USING ERRCODE = state, DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule, HINT = advice;
+        END IF;
         RAISE EXCEPTION 'cannot restore the row of table "%": a live row has taken its place in "%"', target, rule
-            USING ERRCODE = SQLSTATE, DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule,
+            USING ERRCODE = state, DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule,
                   HINT = 'Change or delete the live row first.';
     END;
     IF n OPERATOR(pg_catalog.=) 0 THEN

@@ -1,4 +1,4 @@
--- What stands in the way of a row that is written: a deleted one.
+-- What stands in the way: of a row that is written, a deleted one; of a restore, live rows and deleted parents.
 \set ECHO none
 \getenv inputdir PG_ABS_SRCDIR
 \set helpers :inputdir '/sql/include/helpers.psql'
@@ -89,3 +89,32 @@ CALL t.err('INSERT INTO s24.p VALUES (1, 2)');
 CALL t.err('UPDATE s24.p SET k = 1 WHERE id = 1');
 CALL t.err('INSERT INTO s24.p1 (id, k) VALUES (1, 1)');
 CALL t.err('COPY s24.p (id, k) FROM PROGRAM ''printf "1\t1\n"''');
+
+-- a restore that cannot be is refused with all that stands in its way, of what its deletion took along, too
+CREATE TABLE boss (id integer PRIMARY KEY);
+CREATE TABLE top (id integer PRIMARY KEY, email text UNIQUE, boss integer REFERENCES boss, during int4range, EXCLUDE USING gist (during WITH &&));
+CREATE TABLE low (id integer PRIMARY KEY, top integer REFERENCES top ON DELETE CASCADE, boss integer REFERENCES boss, low integer REFERENCES low ON DELETE CASCADE, code text COLLATE "C");
+CREATE UNIQUE INDEX low_code ON low (upper(code));
+SELECT softaudit.enable(t::regclass) FROM unnest('{boss,top,low}'::text[]) t;
+INSERT INTO boss VALUES (1), (2);
+INSERT INTO top VALUES (1, 'a', 1, '[1,5)');
+INSERT INTO low VALUES (1, 1, 2, NULL, 'x'), (2, NULL, NULL, 1, 'y'), (3, 1, NULL, NULL, 'z');
+DELETE FROM low WHERE id = 3;
+DELETE FROM top;
+DELETE FROM boss;
+INSERT INTO top VALUES (2, 'a', NULL, '[2,3)'), (3, 'b', NULL, '[4,9)');
+INSERT INTO low (id, code) VALUES (4, 'X'), (5, 'Y'), (6, 'Z');
+CALL t.err('SELECT softaudit.restore(''s24.top'', 1)');
+DELETE FROM top;
+DELETE FROM low;
+CALL t.err('SELECT softaudit.restore(''s24.top'', 1)');
+SELECT softaudit.restore('boss', 1);
+CALL t.err('SELECT softaudit.restore(''s24.top'', 1)');
+SELECT softaudit.restore('boss', 2);
+SELECT softaudit.restore('top', 1);
+SELECT id FROM low ORDER BY id;
+-- many: the first twenty
+INSERT INTO low (id, top, code) SELECT g, 1, 'n' || g FROM generate_series(101, 130) g;
+DELETE FROM top;
+INSERT INTO low (id, code) SELECT g + 100, 'N' || g FROM generate_series(101, 130) g;
+CALL t.err('SELECT softaudit.restore(''s24.top'', 1)');
