@@ -80,12 +80,28 @@ $$;
 COMMENT ON FUNCTION softaudit.live_index_definition(regclass, boolean, name[]) IS
 'name and definition of an index over live rows, and whether it is there already';
 
+/* What is there already is told to the owner alone, as what is not is made for him alone. */
+CREATE FUNCTION softaudit.check_index_owner(target regclass) RETURNS void
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT pg_has_role(current_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = target), 'USAGE') THEN
+        RAISE EXCEPTION 'must be owner of table %', target
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Have its owner, or a member of the owning role, call it.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.check_index_owner(regclass) IS
+'raises insufficient_privilege unless the current user owns the table';
+
 CREATE FUNCTION softaudit.live_unique(target regclass, VARIADIC columns name[]) RETURNS name
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    d record := softaudit.live_index_definition(target, true, columns);
+    d record;
 BEGIN
+    PERFORM softaudit.check_index_owner(target);
+    d := softaudit.live_index_definition(target, true, columns);
     IF NOT d.is_there THEN
         EXECUTE format('CREATE UNIQUE INDEX %I %s', d.index_name, d.definition);
     END IF;
@@ -99,8 +115,10 @@ CREATE FUNCTION softaudit.live_index(target regclass, VARIADIC columns name[]) R
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    d record := softaudit.live_index_definition(target, false, columns);
+    d record;
 BEGIN
+    PERFORM softaudit.check_index_owner(target);
+    d := softaudit.live_index_definition(target, false, columns);
     IF NOT d.is_there THEN
         EXECUTE format('CREATE INDEX %I %s', d.index_name, d.definition);
     END IF;
