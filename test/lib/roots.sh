@@ -50,6 +50,13 @@ make_root() {
     touch "$root/.ready"
 }
 
+# assert_root MAJOR: an assert-enabled server beside the packaged one, in the root that make_root made
+assert_root() {
+    rm -rf "$SOFTAUDIT_CACHE/root-$1/softaudit"
+    copy_tree "$SOFTAUDIT_CACHE/root-$1/softaudit"
+    in_root "$SOFTAUDIT_CACHE/root-$1" "unset SOFTAUDIT_CACHE; /softaudit/test/assert-build $1"
+}
+
 # add_pgtap ROOT: pgTAP from its source package, where the suite has none for the server
 add_pgtap() {
     in_root "$1" "set -e
