@@ -37,6 +37,9 @@ static HTAB *markers = NULL;
 static Oid	mark_function = InvalidOid;
 static bool mark_function_known = false;
 
+/* Counts what came in from other sessions: an answer that was overtaken is not kept. */
+static uint64 messages = 0;
+
 /* What plans that depend on us are found by; zero while there is none. */
 static uint32 plan_hash = 0;
 
@@ -50,6 +53,7 @@ relcache_callback(Datum arg, Oid relid)
 {
 	SauMarker  *marker;
 
+	messages++;
 	if (markers == NULL)
 		return;
 	if (OidIsValid(relid))
@@ -74,6 +78,7 @@ syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	if (cacheid == PROCOID && hashvalue != 0 && plan_hash != 0 && hashvalue != plan_hash)
 		return;
+	messages++;
 	mark_function_known = false;
 }
 
@@ -113,12 +118,12 @@ no_arguments(void)
 Oid
 sau_marker_function(void)
 {
+	uint64		before = messages;
+
 	if (likely(mark_function_known))
 		return mark_function;
 	mark_function = InvalidOid;
 	plan_hash = 0;
-	/* set first: a message that comes in meanwhile counts */
-	mark_function_known = true;
 	if (OidIsValid(sau_registry_schema(true)))
 	{
 		oidvector  *args = no_arguments();
@@ -130,6 +135,8 @@ sau_marker_function(void)
 		if (OidIsValid(mark_function))
 			plan_hash = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(mark_function));
 	}
+	/* not before: an error amid it (a lock timeout, a cancel) must not leave "none" as the answer */
+	mark_function_known = before == messages;
 	return mark_function;
 }
 
@@ -168,11 +175,10 @@ look_up(SauMarker *marker)
 {
 	Relation	relation;
 	bool		has_guard;
+	uint64		before = messages;
 
 	marker->attno = InvalidAttrNumber;
 	marker->root = InvalidOid;
-	/* set first: a message that comes in meanwhile counts */
-	marker->valid = true;
 	relation = RelationIdGetRelation(marker->relid);
 	if (relation == NULL)
 		return;
@@ -213,6 +219,8 @@ look_up(SauMarker *marker)
 			marker->attno = InvalidAttrNumber;
 	}
 	RelationClose(relation);
+	/* as in sau_marker_function() */
+	marker->valid = before == messages;
 }
 
 /*
