@@ -61,6 +61,7 @@ typedef struct FilterContext
 	SauShow		show;
 	bool		found;			/* a marked relation: the plan depends on the settings */
 	bool		is_open;		/* nothing is filtered */
+	bool		by_role;		/* row-level security: the plan is for one role */
 	List	   *roots;			/* relations that say so for their partitions */
 	List	   *exempt;			/* relations with a reference that is not filtered */
 	List	   *shown;			/* of Shown */
@@ -99,6 +100,17 @@ is_foreign_key_query(const char *text)
 			  strncmp(text, "UPDATE ", 7) == 0) &&
 			 strstr(text, " OPERATOR(") != NULL);
 	return in_ddl > 0 && strncmp(text, "SELECT fk.", 10) == 0;
+}
+
+/*
+ * Foreign keys act on a table as its owner.  What else looks like their queries, in a
+ * trigger that a cascade fires, is not to delete rows of somebody else's table for good.
+ */
+static bool
+is_owners(Query *query)
+{
+	return query->resultRelation == 0 ||
+		sau_compat_relation_owner(rt_fetch(query->resultRelation, query->rtable)->relid) == GetUserId();
 }
 
 /*
@@ -721,6 +733,7 @@ show_table(Query *query, int rti, RangeTblEntry *rte, FuncExpr *call, SauShow sh
 
 	/* row-level security */
 	sub = linitial_node(Query, QueryRewrite(sub));
+	ctx->by_role |= sub->hasRowSecurity;
 
 	rte->rtekind = RTE_SUBQUERY;
 	rte->subquery = sub;
@@ -901,7 +914,7 @@ softaudit_planner(SAU_PLANNER_PARAMS)
 	/* what waits may open a partition, which the plan must know of */
 	if (unlikely(sau_log_is_pending()) && reads_log_walker((Node *) parse, NULL))
 		sau_log_flush();
-	if (is_foreign_key_query(query_string))
+	if (is_foreign_key_query(query_string) && is_owners(parse))
 		ctx.is_open = true;
 	else
 	{
@@ -937,6 +950,8 @@ softaudit_planner(SAU_PLANNER_PARAMS)
 		foreach(lc, ctx.roots)
 			result->relationOids = list_append_unique_oid(result->relationOids, lfirst_oid(lc));
 	}
+	/* the plan cache saw a function, and no table with policies */
+	result->dependsOnRole |= ctx.by_role;
 	if (ctx.root)
 	{
 		result->invalItems = list_concat(result->invalItems, ctx.root->glob->invalItems);
