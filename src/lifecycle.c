@@ -56,8 +56,10 @@ owner_call(FunctionCallInfo fcinfo)
 	Datum	   *values = palloc(PG_NARGS() * sizeof(Datum));
 	char	   *nulls = palloc(PG_NARGS() + 1);
 	int			nargs;
-	Datum		result;
-	bool		isnull;
+	Datum		result = 0;
+	bool		isnull = true;
+	char	   *save_path = session_path;
+	Oid			save_caller;
 
 	(void) get_func_signature(fcinfo->flinfo->fn_oid, &types, &nargs);
 	initStringInfo(&sql);
@@ -70,10 +72,20 @@ owner_call(FunctionCallInfo fcinfo)
 		nulls[i] = fcinfo->args[i].isnull ? 'n' : ' ';
 	}
 	appendStringInfoChar(&sql, ')');
-	sau_owner_set_caller(GetUserId());
+	/* a trigger of a user may call us amid a call of somebody else */
+	save_caller = sau_owner_set_caller(GetUserId());
 	if (!sau_registry_is_internal())
 		session_path = pstrdup(namespace_search_path);
-	result = sau_owner_query(sql.data, nargs, types, values, nulls, &isnull);
+	PG_TRY();
+	{
+		result = sau_owner_query(sql.data, nargs, types, values, nulls, &isnull);
+	}
+	PG_FINALLY();
+	{
+		session_path = save_path;
+		(void) sau_owner_set_caller(save_caller);
+	}
+	PG_END_TRY();
 	if (isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);

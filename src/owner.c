@@ -19,10 +19,14 @@
 /* Who called the function of ours that is at work, whoever it runs as. */
 static Oid	caller = InvalidOid;
 
-void
+/* Set it; returns the one before, which is to be set again in the end, after an error, too. */
+Oid
 sau_owner_set_caller(Oid roleid)
 {
+	Oid			before = caller;
+
 	caller = roleid;
+	return before;
 }
 
 PG_FUNCTION_INFO_V1(softaudit_caller);

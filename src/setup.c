@@ -86,6 +86,7 @@ owner_call(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 	char	   *nulls = palloc(PG_NARGS() + 1);
 	int			nargs;
 	Oid			relid;
+	Oid			save_caller;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
@@ -108,8 +109,16 @@ owner_call(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 		nulls[i] = fcinfo->args[i].isnull ? 'n' : ' ';
 	}
 	appendStringInfoChar(&sql, ')');
-	sau_owner_set_caller(GetUserId());
-	sau_owner_run(sql.data, nargs, types, values, nulls);
+	save_caller = sau_owner_set_caller(GetUserId());
+	PG_TRY();
+	{
+		sau_owner_run(sql.data, nargs, types, values, nulls);
+	}
+	PG_FINALLY();
+	{
+		(void) sau_owner_set_caller(save_caller);
+	}
+	PG_END_TRY();
 	PG_RETURN_VOID();
 }
 

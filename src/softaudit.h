@@ -219,7 +219,7 @@ extern const SauMarker *sau_marker_get(Oid relid);
 
 /* owner.c: our SQL as the extension's owner */
 extern Datum sau_owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls, bool *isnull);
-extern void sau_owner_set_caller(Oid roleid);
+extern Oid	sau_owner_set_caller(Oid roleid);
 extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
 
 /* codec.c: one value to JSONB */
