@@ -7,6 +7,7 @@
 #include <limits.h>
 
 #include "common/jsonapi.h"
+#include "miscadmin.h"
 #include "softaudit.h"
 #include "utils/guc.h"
 
@@ -83,6 +84,16 @@ check_context(char **newval, void **extra, GucSource source)
 	{
 		GUC_check_errdetail("The value is not a JSON object.");
 		GUC_check_errhint("Write it as '{\"request_id\": \"...\"}'.");
+		return false;
+	}
+	/*
+	 * Without a database there is no encoding to convert an escape to: before 16 the
+	 * parser raises, which in the postmaster would be the end of the server.
+	 */
+	if (!OidIsValid(MyDatabaseId) && strstr(*newval, "\\u") != NULL)
+	{
+		GUC_check_errdetail("An escape by code point is not accepted from the server's configuration.");
+		GUC_check_errhint("Write the character itself.");
 		return false;
 	}
 	lex = sau_compat_json_lexer(*newval, strlen(*newval));
