@@ -221,6 +221,7 @@ SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
     is_new boolean;
+    old_group softaudit.log_groups%ROWTYPE;
     was_audited boolean;
     old_settings jsonb;
     s jsonb;                    -- the settings as they will be
@@ -330,8 +331,21 @@ BEGIN
     END IF;
     s := s || jsonb_build_object('exclude', x_exclude, 'redact', x_redact, 'ignore', x_ignore,
                                  'partition_by', step, 'keep_log', keep);
+    SELECT * INTO old_group FROM softaudit.log_groups g WHERE g.is_named AND g.group_name = s ->> 'log_group';
     gid := softaudit.ensure_group((s ->> 'log_group')::name, step, keep);
     IF (s ->> 'log_group') IS NOT NULL THEN
+        -- what a table that was dropped, or left the group, has in it: nobody but a superuser shortens its stay
+        SELECT r.* INTO follower FROM softaudit.registry r
+          LEFT JOIN pg_class c ON c.oid = r.relation
+         WHERE gid = ANY (r.all_groups) AND r.relation IS DISTINCT FROM target AND (c.oid IS NULL OR r.log_group <> gid)
+           AND (old_group.partition_by::text <> step::text OR old_group.keep_log::text IS DISTINCT FROM keep::text)
+           AND NOT pg_has_role(softaudit.caller(), COALESCE(c.relowner, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'softaudit')), 'USAGE')
+         LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'log group "%" has changes of others'' tables, such as "%.%"', s ->> 'log_group', follower.schema_name, follower.table_name
+                USING ERRCODE = 'insufficient_privilege',
+                      HINT = 'Leave partition_by and keep_log out to join the group as it is, or name another group.';
+        END IF;
         -- the members of a named group follow its settings
         FOR follower IN SELECT * FROM softaudit.registry r
                          WHERE r.log_group = gid AND r.relation <> target
