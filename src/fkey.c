@@ -60,6 +60,7 @@ typedef struct Batch
 {
 	struct Batch *next;
 	Oid			relid;
+	Oid			file;			/* of the relation then: its rows' places hold for that one */
 	RowKind		kind;
 	bool		is_acted_on;	/* cascades are done, checks are not */
 	bool		is_deferred;	/* waits for the commit, or SET CONSTRAINTS */
@@ -126,8 +127,9 @@ static char constraints_set = 0;
 /* ---- noting rows ---- */
 
 static Batch *
-open_batch(Oid relid, RowKind kind)
+open_batch(Relation relation, RowKind kind)
 {
+	Oid			relid = RelationGetRelid(relation);
 	int			depth = sau_log_depth();
 	SubTransactionId sub = GetCurrentSubTransactionId();
 	Batch	   *batch;
@@ -138,6 +140,7 @@ open_batch(Oid relid, RowKind kind)
 			return batch;
 	batch = MemoryContextAllocZero(TopTransactionContext, sizeof(Batch));
 	batch->relid = relid;
+	batch->file = relation->rd_rel->relfilenode;
 	batch->kind = kind;
 	batch->depth = depth;
 	batch->sub = sub;
@@ -149,7 +152,7 @@ open_batch(Oid relid, RowKind kind)
 static void
 note(Relation relation, RowKind kind, TupleTableSlot *slot, TimestampTz stamp)
 {
-	Batch	   *batch = open_batch(RelationGetRelid(relation), kind);
+	Batch	   *batch = open_batch(relation, kind);
 
 	if (batch->n >= batch->cap)
 	{
@@ -850,9 +853,19 @@ check(Batch *batch, Relation relation, bool is_final)
 static bool
 settle(Batch *batch, bool is_final)
 {
-	Relation	relation = table_open(batch->relid, AccessShareLock);
+	Relation	relation = try_table_open(batch->relid, AccessShareLock);
 	bool		goes_on = true;
 
+	/* dropped since, and its foreign keys with it */
+	if (relation == NULL)
+		return false;
+	/* where PostgreSQL has something pending it refuses the ALTER TABLE or CLUSTER itself */
+	if (relation->rd_rel->relfilenode != batch->file)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("table \"%s\" was rewritten while deferred checks of its foreign keys were pending",
+						RelationGetRelationName(relation)),
+				 errhint("SET CONSTRAINTS ALL IMMEDIATE before the command that rewrites it.")));
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	latest_tids(relation, batch);

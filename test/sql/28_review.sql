@@ -86,6 +86,24 @@ SELECT softaudit.enable('mine', soft_delete => false, log_group => 'group_28');
 RESET ROLE;
 SELECT keep_log FROM softaudit.log_groups WHERE group_name = 'group_28';
 
+-- a deferred check outlives neither its tables nor the places of its rows
+CREATE TABLE p (id int PRIMARY KEY, v int);
+CREATE TABLE c (id int REFERENCES p DEFERRABLE INITIALLY DEFERRED);
+SELECT softaudit.enable('p', audit => false);
+SELECT softaudit.enable('c', audit => false);
+INSERT INTO p VALUES (1, 1);
+INSERT INTO c VALUES (1);
+UPDATE p SET v = 2;
+BEGIN;
+DELETE FROM p;
+ALTER TABLE p ALTER v TYPE bigint;
+COMMIT;
+SELECT id FROM p;
+BEGIN;
+DELETE FROM p;
+DROP TABLE p, c CASCADE;
+COMMIT;
+
 \set ECHO none
 SET client_min_messages = error;
 DROP TABLE secrets, parted, kept, mine_too, mine CASCADE;
