@@ -301,9 +301,10 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Call softaudit.enable() for it; for a partition, name the partitioned table.';
     END IF;
+    /* type modifier -1: character and bit without a length would mean a length of one */
     SELECT pg_catalog.array_agg(a.attname ORDER BY k.ord),
            pg_catalog.array_agg(pg_catalog.replace(pg_catalog.format('%I OPERATOR(%I.%s) ', a.attname, n.nspname, o.oprname), '%', '%%') OPERATOR(pg_catalog.||) '%L::'
-                                OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.format_type(a.atttypid, NULL), '%', '%%') ORDER BY k.ord)
+                                OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.format_type(a.atttypid, -1), '%', '%%') ORDER BY k.ord)
       INTO names, parts
       FROM pg_catalog.pg_index i
      CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY k (attnum, ord)

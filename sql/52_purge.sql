@@ -103,7 +103,7 @@ COMMENT ON FUNCTION softaudit.drop_purge_index(regclass) IS
 CREATE FUNCTION softaudit.equalities(target regclass, side text) RETURNS TABLE (column_name name, condition text, type_name text)
 LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.attname, format('%s.%I OPERATOR(%I.%s) ', side, a.attname, n.nspname, o.oprname), format_type(a.atttypid, NULL)
+    SELECT a.attname, format('%s.%I OPERATOR(%I.%s) ', side, a.attname, n.nspname, o.oprname), format_type(a.atttypid, -1)
       FROM pg_index i
      CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, ord)
       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -164,7 +164,7 @@ SET search_path = pg_catalog, pg_temp AS $$
     SELECT c.conrelid::regclass, c.confdeltype,
            string_agg(format('%L, pg_catalog.array_agg(t.%I)::pg_catalog.text', 'k' || k.ord, p.attname), ', ' ORDER BY k.ord),
            string_agg(format('t.%I IS NOT NULL', p.attname), ' AND ' ORDER BY k.ord),
-           array_agg('pg_catalog.unnest(%L::' || format_type(COALESCE(NULLIF(y.typbasetype, 0), y.oid), NULL) || '[])' ORDER BY k.ord),
+           array_agg('pg_catalog.unnest(%L::' || format_type(COALESCE(NULLIF(y.typbasetype, 0), y.oid), -1) || '[])' ORDER BY k.ord),
            string_agg('k' || k.ord, ', ' ORDER BY k.ord),
            string_agg(format('u.k%s OPERATOR(%I.%s) k.%I', k.ord, n.nspname, o.oprname, f.attname), ' AND ' ORDER BY k.ord)
       FROM pg_constraint c
