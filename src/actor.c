@@ -63,6 +63,7 @@ typedef struct KnownSession
 
 static KnownSession known[KNOWN_SESSIONS];
 static int	current = 0;		/* the one that was asked for last */
+static bool written_now = false;	/* the open transaction has written one */
 
 /* A role was renamed, perhaps: what was written says its old name. */
 static void
@@ -192,6 +193,7 @@ write_session(KnownSession *session)
 
 	session->sub = GetCurrentSubTransactionId();
 	session->written = true;
+	written_now = true;
 }
 
 /* Does a remembered row say what is true now? */
@@ -242,6 +244,9 @@ sau_actor_session(void)
 void
 sau_actor_xact_end(bool lasting)
 {
+	if (!written_now)
+		return;
+	written_now = false;
 	for (int i = 0; i < KNOWN_SESSIONS; i++)
 	{
 		if (known[i].sub != InvalidSubTransactionId && !lasting)
