@@ -68,3 +68,13 @@ add_pgtap() {
         make -s PG_CONFIG=/usr/lib/postgresql/19/bin/pg_config all
         make -s PG_CONFIG=/usr/lib/postgresql/19/bin/pg_config install"
 }
+
+# copy_server ROOT MAJOR TARGET: a copy of the packaged server that finds its own files by where its programs are,
+# so that another build may be installed into it while the server of the root is in use
+copy_server() {
+    local d
+    for d in usr/lib/postgresql usr/share/postgresql; do
+        mkdir -p "$3/$d" && cp -a "$1/$d/$2" "$3/$d/" || return 1
+    done
+    mkdir -p "$3/usr/include" && cp -a "$1/usr/include/postgresql" "$3/usr/include/"
+}
