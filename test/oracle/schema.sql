@@ -56,6 +56,9 @@ CREATE TABLE villages (deleted_at timestamptz, id bigint, s text) INHERITS (plac
 CREATE INDEX cities_id ON cities (id);
 CREATE INDEX places_id ON places (id);
 
+-- the hash of a row's text; never in parallel, whatever the settings
+CREATE FUNCTION row_hash(text, bigint) RETURNS bigint LANGUAGE internal IMMUTABLE STRICT PARALLEL UNSAFE AS 'hashtextextended';
+
 -- what stays as it is
 CREATE TABLE plain (id bigint PRIMARY KEY, k int, n int, s text, v numeric(12,2), a int[], j jsonb, b boolean, ref bigint);
 
