@@ -110,7 +110,7 @@ BEGIN
             EXCEPTION WHEN data_exception OR invalid_parameter_value OR object_not_in_prerequisite_state THEN
                 first_error := COALESCE(first_error, SQLERRM);
                 GET STACKED DIAGNOSTICS advice = PG_EXCEPTION_HINT;
-                first_hint := COALESCE(first_hint, advice);
+                first_hint := COALESCE(first_hint, NULLIF(advice, ''));
                 first_state := COALESCE(first_state, SQLSTATE);
                 CONTINUE;
             END;
@@ -118,7 +118,7 @@ BEGIN
         END LOOP;
     END IF;
     IF any_known AND NOT any_read THEN
-        RAISE EXCEPTION '%', first_error USING ERRCODE = first_state, HINT = COALESCE(first_hint, '');
+        RAISE EXCEPTION '%', first_error USING ERRCODE = first_state, HINT = COALESCE(first_hint, 'Give the key as a value of the key column''s type.');
     END IF;
     IF NOT any_known THEN
         RAISE EXCEPTION 'no table "%.%" was ever enabled', $1, $2

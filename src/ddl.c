@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
@@ -67,6 +68,38 @@ refuse(const char *what)
 }
 
 /*
+ * Are the log's guards up?  In a restore they come last, after the log's parts and rows.
+ * A table of somebody else's making that became a part of it would bring its rows along,
+ * or take some that no guard sees.
+ */
+static bool
+is_guarded(void)
+{
+	Oid			relid = sau_registry_relid("log", true);
+	Relation	relation = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
+	bool		guarded = false;
+
+	if (relation == NULL)
+		return false;
+	for (int i = 0; relation->trigdesc != NULL && i < relation->trigdesc->numtriggers; i++)
+		if (strcmp(relation->trigdesc->triggers[i].tgname, "softaudit_guard") == 0)
+			guarded = true;
+	relation_close(relation, AccessShareLock);
+	return guarded;
+}
+
+/* A child of a table of ours would show its own rows as the log's. */
+static void
+check_inherits(List *parents, bool is_partition)
+{
+	ListCell   *lc;
+
+	foreach(lc, parents)
+		if (is_ours(lfirst_node(RangeVar, lc)) && (!is_partition || is_guarded()))
+			refuse(is_partition ? "CREATE TABLE ... PARTITION OF" : "inheritance");
+}
+
+/*
  * Subcommands of ALTER TABLE that would lose what the log holds, or its guards.  What
  * a restore of a dump says, and what a DBA tunes, is not among them.
  */
@@ -98,6 +131,10 @@ check_alter_log(AlterTableStmt *stmt)
 			case AT_ForceRowSecurity:
 			case AT_EnableRowSecurity:
 				refuse("this form of ALTER TABLE");
+				break;
+			case AT_AttachPartition:
+				if (is_guarded())
+					refuse("ATTACH PARTITION");
 				break;
 			default:
 				break;
@@ -186,12 +223,22 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 				ListCell   *lc;
 
 				foreach(lc, ((AlterTableStmt *) tree)->cmds)
+				{
+					AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+					if (cmd->subtype == AT_AddInherit)
+						check_inherits(list_make1(cmd->def), false);
+				}
+				foreach(lc, ((AlterTableStmt *) tree)->cmds)
 					if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DropColumn)
 					{
 						adopt(((AlterTableStmt *) tree)->relation);
 						break;
 					}
 			}
+			break;
+		case T_CreateStmt:
+			check_inherits(((CreateStmt *) tree)->inhRelations, ((CreateStmt *) tree)->partbound != NULL);
 			break;
 		case T_RenameStmt:
 			{

@@ -52,6 +52,7 @@ owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *n
 {
 	Oid			save_user;
 	int			save_context;
+	bool		save_quote = quote_all_identifiers;
 	Datum		result = 0;
 
 	*isnull = true;
@@ -59,6 +60,8 @@ owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *n
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(sau_registry_owner(), save_context | SECURITY_LOCAL_USERID_CHANGE);
 	sau_registry_enter_internal();
+	/* names are compared, stored and shown as they are written without it */
+	quote_all_identifiers = false;
 	PG_TRY();
 	{
 		int			ret;
@@ -80,6 +83,7 @@ owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *n
 	}
 	PG_FINALLY();
 	{
+		quote_all_identifiers = save_quote;
 		sau_registry_leave_internal();
 		SetUserIdAndSecContext(save_user, save_context);
 	}

@@ -100,8 +100,8 @@ owner_call(FunctionCallInfo fcinfo, LOCKMODE lockmode)
 
 	(void) get_func_signature(fcinfo->flinfo->fn_oid, &types, &nargs);
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT %s.%s_apply(", SAU_SCHEMA,
-					 quote_identifier(get_func_name(fcinfo->flinfo->fn_oid)));
+	/* names of ours need no quotes, and quote_all_identifiers would put them before the suffix */
+	appendStringInfo(&sql, "SELECT %s.%s_apply(", SAU_SCHEMA, get_func_name(fcinfo->flinfo->fn_oid));
 	for (int i = 0; i < nargs; i++)
 	{
 		appendStringInfo(&sql, "%s$%d", i > 0 ? ", " : "", i + 1);
