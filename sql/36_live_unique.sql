@@ -19,7 +19,7 @@ COMMENT ON FUNCTION softaudit.marker_column_above(regclass) IS
 
 CREATE FUNCTION softaudit.live_index_definition(target regclass, is_unique boolean, columns name[], OUT index_name name, OUT is_there boolean, OUT definition text)
 LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off SET standard_conforming_strings = on AS $$
 DECLARE
     col name := softaudit.marker_column_above(target);
     wanted name;
@@ -150,7 +150,7 @@ COMMENT ON FUNCTION softaudit.live_index_sql(regclass, boolean, name[]) IS
 
 CREATE FUNCTION softaudit.conjuncts(predicate text) RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
     token text;
     depth integer := 0;
@@ -183,7 +183,7 @@ COMMENT ON FUNCTION softaudit.conjuncts(text) IS
 
 CREATE FUNCTION softaudit.index_parts(index_id oid, OUT body text, OUT storage text, OUT place text, OUT conditions text[])
 LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off AS $$
+SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off SET standard_conforming_strings = on AS $$
 DECLARE
     i record;
     head text;

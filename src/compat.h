@@ -290,4 +290,24 @@ sau_compat_portal_run(Portal portal, DestReceiver *receiver)
 #endif
 }
 
+/*
+ * Have '...' taken as the standard says, and tell how it was taken before.  19 knows no
+ * other way.
+ */
+#if PG_VERSION_NUM < 190000
+#include "parser/parser.h"
+#endif
+static inline bool
+sau_compat_standard_strings(bool standard)
+{
+#if PG_VERSION_NUM < 190000
+	bool		before = standard_conforming_strings;
+
+	standard_conforming_strings = standard;
+	return before;
+#else
+	return standard;
+#endif
+}
+
 #endif							/* SOFTAUDIT_COMPAT_H */

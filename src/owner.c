@@ -53,6 +53,7 @@ owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *n
 	Oid			save_user;
 	int			save_context;
 	bool		save_quote = quote_all_identifiers;
+	bool		save_strings;
 	Datum		result = 0;
 
 	*isnull = true;
@@ -60,8 +61,9 @@ owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *n
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(sau_registry_owner(), save_context | SECURITY_LOCAL_USERID_CHANGE);
 	sau_registry_enter_internal();
-	/* names are compared, stored and shown as they are written without it */
+	/* names are compared, stored and shown as they are written without it, patterns written for the standard's strings */
 	quote_all_identifiers = false;
+	save_strings = sau_compat_standard_strings(true);
 	PG_TRY();
 	{
 		int			ret;
@@ -84,6 +86,7 @@ owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *n
 	PG_FINALLY();
 	{
 		quote_all_identifiers = save_quote;
+		(void) sau_compat_standard_strings(save_strings);
 		sau_registry_leave_internal();
 		SetUserIdAndSecContext(save_user, save_context);
 	}
