@@ -133,7 +133,8 @@ check_alter_log(AlterTableStmt *stmt)
 				refuse("this form of ALTER TABLE");
 				break;
 			case AT_AttachPartition:
-				if (is_guarded())
+				/* indexes are attached late in a restore, beside the guards */
+				if (stmt->objtype != OBJECT_INDEX && is_guarded())
 					refuse("ATTACH PARTITION");
 				break;
 			default:
