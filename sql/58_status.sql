@@ -22,20 +22,51 @@ $$;
 COMMENT ON FUNCTION softaudit.open_sessions() IS
 'pids of the sessions of this database that may be without the library';
 
-CREATE FUNCTION softaudit.deleted_estimate(target regclass, column_name name) RETURNS bigint
-LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+CREATE FUNCTION softaudit.markers() RETURNS TABLE (table_id integer, relation regclass, marker name)
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    SELECT COALESCE(sum(CASE
-               WHEN x.oid IS NOT NULL AND x.reltuples >= 0 THEN x.reltuples
-               ELSE greatest(c.reltuples, 0) * (1 - COALESCE((SELECT s.null_frac FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
-                                                    WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = column_name AND NOT s.inherited), 1)) END), 0)::bigint
-      FROM unnest(softaudit.due_leaves(target)) l (leaf)
-      JOIN pg_class c ON c.oid = l.leaf
-      LEFT JOIN pg_index i ON i.indexrelid = softaudit.purge_index(l.leaf, column_name) AND i.indpred IS NOT NULL
-      LEFT JOIN pg_class x ON x.oid = i.indexrelid
+    -- as marker_column() has it, which would be called once a table
+    SELECT r.table_id, r.relation, m.attname
+      FROM softaudit.registry r
+      LEFT JOIN (SELECT DISTINCT ON (t.tgrelid) t.tgrelid, a.attname
+                   FROM pg_trigger t
+                   JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = t.tgattr[0]
+                  WHERE t.tgfoid = 'softaudit.mark()'::regprocedure AND t.tgtype & 1 = 0 AND t.tgattr[0] IS NOT NULL) m ON m.tgrelid = r.relation
+     WHERE r.relation IS NOT NULL
 $$;
-COMMENT ON FUNCTION softaudit.deleted_estimate(regclass, name) IS
-'about how many rows of a table are soft-deleted, as of its last VACUUM or ANALYZE';
+COMMENT ON FUNCTION softaudit.markers() IS
+'the tables that are enabled and their marker columns, NULL where there is none';
+
+CREATE FUNCTION softaudit.leaf_estimates() RETURNS TABLE (table_id integer, leaf regclass, marker name, finder regclass, n_all double precision, n_deleted double precision)
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    -- all tables at once: due_leaves() of one plans for as many as all have
+    WITH RECURSIVE tree (table_id, relid, marker) AS (
+        SELECT m.table_id, m.relation::oid, m.marker FROM softaudit.markers() m
+        UNION
+        SELECT t.table_id, i.inhrelid, t.marker FROM tree t JOIN pg_inherits i ON i.inhparent = t.relid)
+    SELECT t.table_id, c.oid::regclass, t.marker, x.oid::regclass, greatest(c.reltuples, 0),
+           CASE WHEN t.marker IS NULL THEN NULL
+                WHEN x.is_partial AND x.reltuples >= 0 THEN x.reltuples
+                ELSE greatest(c.reltuples, 0) * (1 - COALESCE((SELECT s.null_frac FROM pg_stats s JOIN pg_namespace n ON n.nspname = s.schemaname
+                                                    WHERE n.oid = c.relnamespace AND s.tablename = c.relname AND s.attname = t.marker AND NOT s.inherited), 1)) END
+      FROM tree t
+      JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r'
+      LEFT JOIN LATERAL (SELECT ic.oid, ic.reltuples, i.indpred IS NOT NULL AS is_partial
+                           FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
+                          WHERE i.indexrelid = softaudit.purge_index(t.relid, t.marker)) x ON true
+$$;
+COMMENT ON FUNCTION softaudit.leaf_estimates() IS
+'the relations that hold the rows of the tables that are enabled: the index that finds deleted rows, about how many rows and deleted rows as of the last VACUUM or ANALYZE';
+
+CREATE FUNCTION softaudit.oldest_deleted(leaf regclass, column_name name) RETURNS timestamptz
+LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+-- the index, however small the table and whatever the caller has switched off
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO' SET enable_seqscan = off SET enable_indexscan = on AS $$
+    SELECT softaudit.lifecycle_query(leaf, format('SELECT pg_catalog.min(t.%I)::pg_catalog.text FROM ONLY %s t WHERE t.%I IS NOT NULL', column_name, leaf, column_name))::timestamptz
+$$;
+COMMENT ON FUNCTION softaudit.oldest_deleted(regclass, name) IS
+'when the oldest deleted row of a relation was deleted; for those that purge_index() has an index of';
 
 CREATE FUNCTION softaudit.status_run() RETURNS jsonb
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_call';
@@ -46,58 +77,58 @@ CREATE FUNCTION softaudit.status_run_apply() RETURNS jsonb
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET DateStyle = 'ISO' AS $$
 DECLARE
-    r record;
-    result jsonb := '[]';
-    groups jsonb := '{}';
+    result jsonb;
     advice jsonb;
+    sessions integer[];
     maintained timestamptz;
-    col name;
-    n_deleted bigint;
-    n_all bigint;
-    oldest text;
-    leaf regclass;
-    one text;
 BEGIN
     IF to_regclass('softaudit.registry') IS NULL THEN
-        RETURN result;
+        RETURN '[]';
     END IF;
     IF NOT has_table_privilege(softaudit.caller(), 'softaudit.status', 'SELECT') THEN
         RAISE EXCEPTION 'permission denied for view status'
             USING ERRCODE = 'insufficient_privilege', HINT = 'GRANT SELECT ON softaudit.status TO the role that is to read it.';
     END IF;
-    -- each group once
-    SELECT COALESCE(jsonb_object_agg(g.group_id, jsonb_build_object('bytes', p.bytes, 'n', p.n)), '{}') INTO groups
-      FROM softaudit.log_groups g
-     CROSS JOIN LATERAL (SELECT COALESCE(sum(pg_total_relation_size(b.leaf)), 0) AS bytes, count(*) AS n FROM softaudit.partition_bounds(g.group_id) b) p;
     SELECT max(u.finished_at) INTO maintained FROM softaudit.runs u WHERE u.kind = 'MAINTAIN';
     advice := softaudit.advise_run_apply();
-    FOR r IN SELECT * FROM softaudit.registry t WHERE t.relation IS NOT NULL ORDER BY t.table_id LOOP
-        col := softaudit.marker_column(r.relation);
-        SELECT sum(greatest(c.reltuples, 0))::bigint INTO n_all FROM unnest(softaudit.due_leaves(r.relation)) l (leaf) JOIN pg_class c ON c.oid = l.leaf;
-        n_deleted := CASE WHEN col IS NOT NULL THEN least(softaudit.deleted_estimate(r.relation, col), n_all) END;
-        oldest := NULL;
-        IF col IS NOT NULL AND softaudit.purge_index(r.relation, col) IS NOT NULL THEN
-            FOREACH leaf IN ARRAY softaudit.due_leaves(r.relation) LOOP
-                one := softaudit.lifecycle_query(leaf, format('SELECT pg_catalog.min(t.%I)::pg_catalog.text FROM ONLY %s t WHERE t.%I IS NOT NULL', col, leaf, col));
-                oldest := least(oldest, one);
-            END LOOP;
-        END IF;
-        result := result || jsonb_build_object(
-            'relation', r.relation::oid, 'schema_name', r.schema_name, 'table_name', r.table_name,
-            'soft_delete', col IS NOT NULL, 'audit', softaudit.trigger_args(r.relation) IS NOT NULL,
-            'deleted_at', col, 'images', r.images, 'partition_by', r.partition_by, 'keep_log', r.keep_log, 'purge_after', r.purge_after,
-            'expire_column', r.expire_column, 'expire_after', r.expire_after,
-            'held', EXISTS (SELECT FROM softaudit.holds h WHERE h.table_id = r.table_id AND h.row_ref IS NULL),
-            'held_rows', (SELECT count(*) FROM softaudit.holds h WHERE h.table_id = r.table_id AND h.row_ref IS NOT NULL),
-            'live_rows', n_all - COALESCE(n_deleted, 0), 'deleted_rows', n_deleted, 'oldest_deleted', oldest,
-            'log_bytes', groups -> r.log_group::text -> 'bytes', 'log_partitions', groups -> r.log_group::text -> 'n',
-            'last_purge', (SELECT max(u.finished_at) FROM softaudit.runs u WHERE u.table_id = r.table_id),
-            'next_purge', CASE WHEN col IS NOT NULL THEN oldest::timestamptz + r.purge_after END,
-            'last_maintain', maintained, 'maintain_lag', now() - maintained,
-            'unprotected_sessions', CASE WHEN col IS NOT NULL THEN to_jsonb(softaudit.open_sessions()) ELSE '[]' END,
-            'warnings', COALESCE((SELECT jsonb_agg(a ->> 'advice') FROM jsonb_array_elements(advice) a WHERE a -> 'of' = to_jsonb(r.table_id)), '[]'));
-    END LOOP;
-    RETURN result;
+    sessions := softaudit.open_sessions();
+    WITH leaves AS MATERIALIZED (
+        -- a minimum without an index would be a scan, and one of some leaves not the table's
+        SELECT l.*, bool_and(l.finder IS NOT NULL) OVER (PARTITION BY l.table_id) AS is_found FROM softaudit.leaf_estimates() l),
+    tables AS MATERIALIZED (
+        SELECT l.table_id, sum(l.n_all)::bigint AS n_all, least(sum(l.n_deleted)::bigint, sum(l.n_all)::bigint) AS n_deleted,
+               min(CASE WHEN l.is_found THEN softaudit.oldest_deleted(l.leaf, l.marker) END) AS oldest
+          FROM leaves l GROUP BY l.table_id),
+    groups AS MATERIALIZED (
+        SELECT g.group_id, COALESCE(sum(pg_total_relation_size(b.leaf)), 0) AS bytes, count(b.leaf) AS n
+          FROM softaudit.log_groups g LEFT JOIN LATERAL softaudit.partition_bounds(g.group_id) b ON true GROUP BY g.group_id),
+    held AS MATERIALIZED (
+        SELECT h.table_id, bool_or(h.row_ref IS NULL) AS whole, count(h.row_ref) AS n_rows FROM softaudit.holds h GROUP BY h.table_id),
+    purged AS MATERIALIZED (
+        SELECT u.table_id, max(u.finished_at) AS at FROM softaudit.runs u GROUP BY u.table_id),
+    warned AS MATERIALIZED (
+        SELECT a.value -> 'of' AS of, jsonb_agg(a.value -> 'advice' ORDER BY a.ordinality) AS warnings
+          FROM jsonb_array_elements(advice) WITH ORDINALITY a GROUP BY a.value -> 'of')
+    SELECT jsonb_agg(jsonb_build_object(
+               'relation', r.relation::oid, 'schema_name', r.schema_name, 'table_name', r.table_name,
+               'soft_delete', m.marker IS NOT NULL, 'audit', softaudit.trigger_args(r.relation) IS NOT NULL,
+               'deleted_at', m.marker, 'images', r.images, 'partition_by', r.partition_by, 'keep_log', r.keep_log, 'purge_after', r.purge_after,
+               'expire_column', r.expire_column, 'expire_after', r.expire_after,
+               'held', COALESCE(h.whole, false), 'held_rows', COALESCE(h.n_rows, 0),
+               'live_rows', t.n_all - COALESCE(t.n_deleted, 0), 'deleted_rows', CASE WHEN m.marker IS NOT NULL THEN COALESCE(t.n_deleted, 0) END,
+               'oldest_deleted', t.oldest, 'log_bytes', g.bytes, 'log_partitions', g.n,
+               'last_purge', p.at, 'next_purge', t.oldest + r.purge_after,
+               'last_maintain', maintained, 'maintain_lag', now() - maintained,
+               'unprotected_sessions', CASE WHEN m.marker IS NOT NULL THEN to_jsonb(sessions) ELSE '[]' END,
+               'warnings', COALESCE(w.warnings, '[]')) ORDER BY r.table_id) INTO result
+      FROM softaudit.registry r
+      JOIN softaudit.markers() m ON m.table_id = r.table_id
+      LEFT JOIN tables t ON t.table_id = r.table_id
+      LEFT JOIN groups g ON g.group_id = r.log_group
+      LEFT JOIN held h ON h.table_id = r.table_id
+      LEFT JOIN purged p ON p.table_id = r.table_id
+      LEFT JOIN warned w ON w.of = to_jsonb(r.table_id);
+    RETURN COALESCE(result, '[]');
 END
 $$;
 COMMENT ON FUNCTION softaudit.status_run_apply() IS
@@ -169,8 +200,9 @@ BEGIN
       JOIN pg_stat_user_indexes s ON s.indexrelid = i.indexrelid AND s.idx_scan > 0
      CROSS JOIN LATERAL (SELECT array_agg(a.attname ORDER BY u.ord) AS names FROM unnest(i.indkey::int2[]) WITH ORDINALITY u (n, ord)
                            JOIN pg_attribute a ON a.attrelid = r.relation AND a.attnum = u.n WHERE u.ord <= i.indnkeyatts) k
-     CROSS JOIN LATERAL (SELECT softaudit.deleted_estimate(r.relation, softaudit.marker_column(r.relation)) AS n) d
-     WHERE softaudit.marker_column(r.relation) IS NOT NULL AND softaudit.marker_column(r.relation) <> ALL (k.names)
+      JOIN (SELECT l.table_id, l.marker, sum(l.n_deleted)::bigint AS n FROM softaudit.leaf_estimates() l
+             WHERE l.marker IS NOT NULL GROUP BY l.table_id, l.marker) d ON d.table_id = r.table_id
+     WHERE d.marker <> ALL (k.names)
        AND c.reltuples > 0 AND d.n >= c.reltuples / 5
        AND NOT (softaudit.live_index_definition(r.relation, false, k.names)).is_there;
     result := result || COALESCE(more, '[]');
@@ -178,10 +210,10 @@ BEGIN
     -- what the purge needs: its own index, and one on each foreign key that refers to the table
     SELECT jsonb_agg(jsonb_build_object('of', r.table_id, 'severity', 'WARNING', 'object', r.relation::text,
                'advice', format('table "%s" is purged without an index that finds the rows: each run reads all of it', r.relation),
-               'sql', CASE WHEN c.relkind = 'p' THEN format('CREATE INDEX ON %s (%I) WHERE %I IS NOT NULL;', r.relation, m.col, m.col)
-                           ELSE format('CREATE INDEX CONCURRENTLY ON %s (%I) WHERE %I IS NOT NULL;', r.relation, m.col, m.col) END) ORDER BY r.table_id) INTO more
-      FROM softaudit.registry r JOIN pg_class c ON c.oid = r.relation CROSS JOIN LATERAL (SELECT softaudit.marker_column(r.relation) AS col) m
-     WHERE r.purge_after IS NOT NULL AND m.col IS NOT NULL AND softaudit.purge_index(r.relation, m.col) IS NULL;
+               'sql', CASE WHEN c.relkind = 'p' THEN format('CREATE INDEX ON %s (%I) WHERE %I IS NOT NULL;', r.relation, m.marker, m.marker)
+                           ELSE format('CREATE INDEX CONCURRENTLY ON %s (%I) WHERE %I IS NOT NULL;', r.relation, m.marker, m.marker) END) ORDER BY r.table_id) INTO more
+      FROM softaudit.registry r JOIN pg_class c ON c.oid = r.relation JOIN softaudit.markers() m ON m.table_id = r.table_id
+     WHERE r.purge_after IS NOT NULL AND m.marker IS NOT NULL AND softaudit.purge_index(r.relation, m.marker) IS NULL;
     result := result || COALESCE(more, '[]');
     SELECT jsonb_agg(jsonb_build_object('of', r.table_id, 'severity', 'WARNING', 'object', f.conrelid::regclass::text,
                'advice', format('foreign key "%s" of table "%s" has no index: each row that is purged from "%s" reads all of it', f.conname, f.conrelid::regclass, r.relation),
