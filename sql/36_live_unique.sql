@@ -345,13 +345,19 @@ COMMENT ON FUNCTION softaudit.check_keep_unique(regclass, name[]) IS
 CREATE FUNCTION softaudit.why_kept(index_id oid, constraint_id oid) RETURNS text
 LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    WITH parts (oid) AS (SELECT index_id UNION SELECT t.relid::oid FROM pg_partition_tree(index_id) t)
+    WITH parts (oid) AS (SELECT index_id UNION SELECT t.relid::oid FROM pg_partition_tree(index_id) t),
+         own_parts (conname, relation) AS (
+            SELECT k.conname, k.conrelid::regclass FROM parts p JOIN pg_constraint k ON k.conindid = p.oid AND k.contype IN ('p', 'u', 'x')
+             WHERE p.oid <> index_id AND (k.contype = 'p' OR constraint_id IS NULL OR constraint_id = 0))
     SELECT CASE
         WHEN EXISTS (SELECT FROM parts p JOIN pg_constraint f ON f.conindid = p.oid AND f.contype = 'f') THEN 'a foreign key needs it'
         WHEN EXISTS (SELECT FROM parts p JOIN pg_index i ON i.indexrelid = p.oid WHERE i.indisreplident) THEN 'it is the replica identity'
         WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.oid = constraint_id AND k.condeferrable) THEN 'an index cannot be deferrable'
         WHEN EXISTS (SELECT FROM pg_constraint k WHERE k.oid = constraint_id AND k.contype = 'u' AND k.conexclop IS NOT NULL) THEN 'it is WITHOUT OVERLAPS'
         WHEN NOT (SELECT i.indisvalid FROM pg_index i WHERE i.indexrelid = index_id) THEN 'it is not valid'
+        -- a partition's own, which became a part of it: as an index it would not go with it, as the primary key it must not
+        WHEN EXISTS (SELECT FROM own_parts) THEN
+            (SELECT format('constraint "%s" of table "%s" is a part of it', o.conname, o.relation) FROM own_parts o ORDER BY o.relation::text, o.conname LIMIT 1)
         ELSE (SELECT pg_describe_object(d.classid, d.objid, d.objsubid) || ' depends on it'
                 FROM pg_depend d
                WHERE d.deptype = 'n'
