@@ -278,14 +278,18 @@ Datum
 softaudit_act_as(PG_FUNCTION_ARGS)
 {
 	char	   *name = PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0));
+	/* whoever chose the setting: a function of another's lends no right to set it */
+	Oid			roles[] = {GetSessionUserId(), GetUserId()};
 
 	if (sau_guc_actor_setting == NULL || *sau_guc_actor_setting == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("softaudit.actor_setting is empty"),
 				 errhint("Name a setting there, for example app.current_user.")));
-	(void) set_config_option(sau_guc_actor_setting, name ? name : "",
-							 superuser() ? PGC_SUSET : PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
+	/* the first round is a trial */
+	for (int i = 0; i < lengthof(roles); i++)
+		(void) set_config_option_ext(sau_guc_actor_setting, name ? name : "",
+									 superuser_arg(roles[i]) ? PGC_SUSET : PGC_USERSET, PGC_S_SESSION, roles[i],
+									 GUC_ACTION_LOCAL, i == lengthof(roles) - 1, 0, false);
 	PG_RETURN_VOID();
 }
