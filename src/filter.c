@@ -27,6 +27,7 @@
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "commands/copy.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -988,7 +989,12 @@ copy_as_query(PlannedStmt *pstmt)
 		return pstmt;
 	}
 	names = copy->attlist;
-	if (names == NIL)
+	if (names != NIL)
+	{
+		/* what COPY refuses and SELECT would not: generated and system columns, one named twice */
+		(void) CopyGetAttnums(RelationGetDescr(relation), relation, names);
+	}
+	else
 	{
 		for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
 		{
