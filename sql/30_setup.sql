@@ -263,6 +263,12 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Leave soft_delete or audit at true, or call softaudit.disable().';
     END IF;
+    IF given ->> 'deleted_at' = '' OR given ->> 'log_group' = '' THEN
+        RAISE EXCEPTION '% cannot be empty', CASE WHEN given ->> 'deleted_at' = '' THEN 'deleted_at' ELSE 'log_group' END
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = CASE WHEN given ->> 'deleted_at' = '' THEN 'Name the column that is to mark deleted rows; leave it out for "deleted_at".'
+                              ELSE 'Name a group of tables that share a log; leave it out to share one by partition_by and keep_log.' END;
+    END IF;
     IF (s ->> 'purge_after')::interval <= interval '0' THEN
         RAISE EXCEPTION 'purge_after cannot be "%"', s ->> 'purge_after'
             USING ERRCODE = 'invalid_parameter_value',
