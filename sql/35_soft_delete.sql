@@ -532,6 +532,12 @@ BEGIN
                 USING ERRCODE = 'undefined_column',
                       HINT = 'The table inherits from another one: call softaudit.enable() for that one.';
         END IF;
+        IF (SELECT c.reloftype FROM pg_class c WHERE c.oid = target) <> 0 THEN
+            RAISE EXCEPTION 'column "%" cannot be added to typed table "%"', column_name, target
+                USING ERRCODE = 'feature_not_supported',
+                      HINT = format('Add it to the type: ALTER TYPE %s ADD ATTRIBUTE %I timestamptz CASCADE.',
+                                    (SELECT c.reloftype::regtype FROM pg_class c WHERE c.oid = target), column_name);
+        END IF;
         PERFORM softaudit.execute_as_owner(target, format('ALTER TABLE %s ADD COLUMN %I timestamptz', target, column_name));
         RAISE NOTICE 'soft delete: column "%" (timestamptz) added to table "%"', column_name, target;
         RETURN;
