@@ -252,6 +252,19 @@ BEGIN
      WHERE softaudit.marker_column(r.relation) IS NOT NULL AND NOT softaudit.is_marked(f.confrelid);
     result := result || COALESCE(more, '[]');
 
+    -- users' triggers for DELETE that a soft delete, an UPDATE of the marker, does not fire
+    SELECT jsonb_agg(jsonb_build_object('of', r.table_id, 'severity', 'INFO', 'object', g.tgrelid::regclass::text,
+               'advice', format('trigger "%s" of table "%s" for DELETE does not fire at a soft delete, but when the row is purged: if it is to act at both, it wants UPDATE OF %I, too', g.tgname, g.tgrelid::regclass, a.attname),
+               'sql', format('SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = %L::regclass AND tgname = %L;', g.tgrelid::regclass, g.tgname))
+               ORDER BY g.tgrelid::regclass::text, g.tgname) INTO more
+      FROM softaudit.registry r CROSS JOIN LATERAL (SELECT t.relid FROM pg_partition_tree(r.relation) t UNION SELECT r.relation) t
+      JOIN pg_trigger g ON g.tgrelid = t.relid
+      JOIN pg_attribute a ON a.attrelid = g.tgrelid AND a.attname = softaudit.marker_column(r.relation)
+     WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgenabled IN ('O', 'A') AND g.tgtype & 8 <> 0
+       AND (g.tgtype & 16 = 0 OR cardinality(g.tgattr::int2[]) > 0 AND a.attnum <> ALL (g.tgattr::int2[]))
+       AND g.tgfoid NOT IN ('softaudit.mark()'::regprocedure, 'softaudit.capture()'::regprocedure, 'softaudit.follow_keys()'::regprocedure);
+    result := result || COALESCE(more, '[]');
+
     -- the log has nowhere to go but its default partition
     SELECT jsonb_agg(jsonb_build_object('of', NULL, 'severity', 'WARNING', 'object', 'log group ' || g.group_name,
                'advice', format('log group "%s" has no partition for what follows', g.group_name),
