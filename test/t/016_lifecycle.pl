@@ -164,8 +164,11 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM softaudit.with_deleted(NUL
 $node->safe_psql('postgres', q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; SELECT 1%'));
 eval { $locker->finish };
 
-# a hold waits for the batch that is under way, and the next batch sees it
+# a hold waits for the batch that is under way, and the next batch sees it; there are rows enough for a busy machine
 $node->safe_psql('postgres', q(
+INSERT INTO owner SELECT g, 'v' FROM generate_series(101, 140) g;
+DELETE FROM owner;
+UPDATE owner SET deleted_at = now() - interval '2 days' WHERE deleted_at IS NOT NULL;
 CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN OLD; END $$;
 CREATE TRIGGER slow BEFORE DELETE ON owner FOR EACH ROW EXECUTE FUNCTION slow();));
 my $purge = background('CALL softaudit.purge(batch => 1)');
