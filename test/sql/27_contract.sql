@@ -42,7 +42,6 @@ SELECT event, schema_name, relation, details ->> 'purge_after' AS purge_after FR
 
 -- standard_conforming_strings = off, which 19 does not know any more: what has a backslash in it means the same
 \set ECHO none
-SET escape_string_warning = on;
 SELECT set_config('standard_conforming_strings', 'off', false) WHERE current_setting('server_version_num')::integer < 190000 \g /dev/null
 \set ECHO all
 CREATE TABLE w (id integer PRIMARY KEY, v text CONSTRAINT w_v_key UNIQUE, n integer);
@@ -53,7 +52,6 @@ SELECT softaudit.live_unique('w', 'v'), softaudit.live_index('w', 'n'), softaudi
 SELECT count(*) > 0 AS bounds, count(*) FILTER (WHERE lower_bound IS NULL AND NOT is_default) AS unknown FROM softaudit.partition_bounds((SELECT log_group FROM softaudit.registry WHERE relation = 'w'::regclass));
 SELECT softaudit.disable('w');
 RESET standard_conforming_strings;
-RESET escape_string_warning;
 SELECT indexrelid::regclass, pg_get_expr(indpred, indrelid) FROM pg_index WHERE indrelid = 'w'::regclass ORDER BY indexrelid::regclass::text COLLATE "C";
 
 -- no rows come into the log with a table that becomes a part of it, nor beside it
