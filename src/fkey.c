@@ -172,6 +172,38 @@ note(Relation relation, RowKind kind, TupleTableSlot *slot, TimestampTz stamp)
 	batch->stamps[batch->n++] = stamp;
 }
 
+/*
+ * Whether an UPDATE changed a column that the trigger is for, other than the marker.  One
+ * that leaves all references as they are checks none, like RI_FKey_fk_upd_check_required():
+ * SET NULL leaves live rows that refer to a deleted one.  What an earlier statement of
+ * the transaction noted stays noted.
+ */
+static bool
+changes_reference(const TriggerData *data, const SauMarker *marker)
+{
+	TupleDesc	desc = RelationGetDescr(data->tg_relation);
+	int			i;
+
+	for (i = 0; i < data->tg_trigger->tgnattr; i++)
+	{
+		AttrNumber	attno = data->tg_trigger->tgattr[i];
+		Form_pg_attribute att = TupleDescAttr(desc, attno - 1);
+		Datum		before;
+		Datum		after;
+		bool		before_null;
+		bool		after_null;
+
+		if (marker && attno == marker->attno)
+			continue;
+		before = slot_getattr(data->tg_trigslot, attno, &before_null);
+		after = slot_getattr(data->tg_newslot, attno, &after_null);
+		if (before_null != after_null ||
+			(!before_null && !datum_image_eq(before, after, att->attbyval, att->attlen)))
+			return true;
+	}
+	return false;
+}
+
 PG_FUNCTION_INFO_V1(softaudit_follow_keys);
 
 /*
@@ -215,7 +247,7 @@ softaudit_follow_keys(PG_FUNCTION_ARGS)
 		note(data->tg_relation, ROWS_RESTORED, data->tg_newslot,
 			 DatumGetTimestampTz(slot_getattr(data->tg_trigslot, marker->attno, &isnull)));
 	}
-	else if (is_live)
+	else if (is_live && changes_reference(data, marker))
 		note(data->tg_relation, ROWS_REFERRING, data->tg_newslot, 0);
 	return PointerGetDatum(NULL);
 }
