@@ -833,6 +833,14 @@ query_walker(Node *node, FilterContext *ctx)
 		filter_query((Query *) node, ctx);
 		return false;
 	}
+	if (IsA(node, CommonTableExpr))
+	{
+		CommonTableExpr *cte = (CommonTableExpr *) node;
+
+		/* SS_process_ctes() leaves it out: a function there is not inlined, and its text not read */
+		if (cte->cterefcount == 0 && castNode(Query, cte->ctequery)->commandType == CMD_SELECT)
+			return false;
+	}
 	return expression_tree_walker(node, query_walker, ctx);
 }
 
