@@ -82,31 +82,31 @@ CREATE VIEW v_nested WITH (security_barrier) AS SELECT id, max(k) AS k, sum(n) A
 CREATE VIEW v_union AS SELECT id, k, n, s, v, a, j, b, ref FROM items UNION ALL SELECT id, k, n, s, v, a, j, b, ref FROM readings;
 CREATE VIEW v_anti AS SELECT id, k, n, s, v, a, j, b, ref FROM places p WHERE NOT EXISTS (SELECT FROM tags t WHERE t.k = p.k);
 
--- inlined into the query, and not
-CREATE FUNCTION f_users(int) RETURNS SETOF users LANGUAGE sql STABLE AS 'SELECT * FROM users WHERE n > $1';
+-- inlined into the query, and not; names with their schema, because 17 makes materialized views with a search_path of its own
+CREATE FUNCTION f_users(int) RETURNS SETOF users LANGUAGE sql STABLE AS 'SELECT * FROM public.users WHERE n > $1';
 CREATE FUNCTION f_orders(int) RETURNS TABLE (id bigint, k int, n int, s text, v numeric, a int[], j jsonb, b boolean, ref bigint) LANGUAGE sql STABLE
-	AS 'SELECT o.id, o.k, o.n, o.s, o.v, o.a, o.j, o.b, o.ref FROM orders o LEFT JOIN tags t ON t.k = o.k WHERE t.id IS NULL OR o.n > $1';
+	AS 'SELECT o.id, o.k, o.n, o.s, o.v, o.a, o.j, o.b, o.ref FROM public.orders o LEFT JOIN public.tags t ON t.k = o.k WHERE t.id IS NULL OR o.n > $1';
 CREATE FUNCTION f_atomic(x int) RETURNS TABLE (id bigint, k int, n int, s text, v numeric, a int[], j jsonb, b boolean, ref bigint) LANGUAGE sql STABLE
-	BEGIN ATOMIC SELECT i.id, i.k, i.n, i.s, i.v, i.a, i.j, i.b, i.ref FROM items i WHERE i.k > x; END;
+	BEGIN ATOMIC SELECT i.id, i.k, i.n, i.s, i.v, i.a, i.j, i.b, i.ref FROM public.items i WHERE i.k > x; END;
 CREATE FUNCTION f_nested(int) RETURNS TABLE (id bigint, k int, n int, s text, v numeric, a int[], j jsonb, b boolean, ref bigint) LANGUAGE sql STABLE
-	AS 'SELECT f.* FROM f_orders($1) f JOIN f_users($1) u ON u.id = f.ref';
+	AS 'SELECT f.* FROM public.f_orders($1) f JOIN public.f_users($1) u ON u.id = f.ref';
 CREATE FUNCTION f_union(x int, y int DEFAULT 3) RETURNS TABLE (id bigint, k int, n int, s text, v numeric, a int[], j jsonb, b boolean, ref bigint) LANGUAGE sql STABLE
-	AS 'WITH w AS (SELECT * FROM lines WHERE n > $1) SELECT id, k, n, s, v, a, j, b, ref FROM w UNION ALL
-		SELECT id, k, n, s, v, a, j, b, ref FROM notes m WHERE k IN (SELECT t.k FROM tags t WHERE t.n > $1 - y) OR EXISTS (SELECT FROM orders o WHERE o.ref = m.id)';
+	AS 'WITH w AS (SELECT * FROM public.lines WHERE n > $1) SELECT id, k, n, s, v, a, j, b, ref FROM w UNION ALL
+		SELECT id, k, n, s, v, a, j, b, ref FROM public.notes m WHERE k IN (SELECT t.k FROM public.tags t WHERE t.n > $1 - y) OR EXISTS (SELECT FROM public.orders o WHERE o.ref = m.id)';
 CREATE FUNCTION f_any(anyelement, int) RETURNS TABLE (id bigint, k int, n int, s text, v numeric, a int[], j jsonb, b boolean, ref bigint, given anyelement) LANGUAGE sql STABLE
-	AS 'SELECT p.id, p.k, p.n, p.s, p.v, p.a, p.j, p.b, p.ref, $1 FROM places p FULL JOIN tags t ON t.id = p.ref WHERE p.n > $2 OR t.n > $2';
-CREATE FUNCTION f_definer(int) RETURNS SETOF items LANGUAGE sql STABLE SECURITY DEFINER AS 'SELECT * FROM items WHERE n > $1';
-CREATE FUNCTION f_set(int) RETURNS SETOF items LANGUAGE sql STABLE SET enable_hashjoin = off AS 'SELECT * FROM items WHERE n > $1';
-CREATE FUNCTION f_volatile(int) RETURNS SETOF notes LANGUAGE sql VOLATILE AS 'SELECT * FROM notes WHERE k > $1';
+	AS 'SELECT p.id, p.k, p.n, p.s, p.v, p.a, p.j, p.b, p.ref, $1 FROM public.places p FULL JOIN public.tags t ON t.id = p.ref WHERE p.n > $2 OR t.n > $2';
+CREATE FUNCTION f_definer(int) RETURNS SETOF items LANGUAGE sql STABLE SECURITY DEFINER AS 'SELECT * FROM public.items WHERE n > $1';
+CREATE FUNCTION f_set(int) RETURNS SETOF items LANGUAGE sql STABLE SET enable_hashjoin = off AS 'SELECT * FROM public.items WHERE n > $1';
+CREATE FUNCTION f_volatile(int) RETURNS SETOF notes LANGUAGE sql VOLATILE AS 'SELECT * FROM public.notes WHERE k > $1';
 CREATE FUNCTION f_loop(int) RETURNS SETOF users LANGUAGE plpgsql STABLE AS
-	$$ DECLARE r users; BEGIN FOR r IN SELECT * FROM users WHERE k > $1 LOOP RETURN NEXT r; END LOOP; END $$;
+	$$ DECLARE r public.users; BEGIN FOR r IN SELECT * FROM public.users WHERE k > $1 LOOP RETURN NEXT r; END LOOP; END $$;
 CREATE FUNCTION f_query(int) RETURNS SETOF events LANGUAGE plpgsql STABLE PARALLEL SAFE AS
-	$$ BEGIN RETURN QUERY SELECT * FROM events WHERE n > $1; END $$;
+	$$ BEGIN RETURN QUERY SELECT * FROM public.events WHERE n > $1; END $$;
 CREATE FUNCTION f_count(int) RETURNS bigint LANGUAGE plpgsql STABLE AS
-	$$ DECLARE c bigint; BEGIN SELECT count(*) INTO c FROM orders WHERE k = $1; RETURN c; END $$;
-CREATE FUNCTION f_sum(int) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT sum(n) FROM items WHERE k = $1';
+	$$ DECLARE c bigint; BEGIN SELECT count(*) INTO c FROM public.orders WHERE k = $1; RETURN c; END $$;
+CREATE FUNCTION f_sum(int) RETURNS bigint LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT sum(n) FROM public.items WHERE k = $1';
 CREATE FUNCTION f_exists(int) RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE AS
-	$$ BEGIN PERFORM FROM readings r WHERE r.k = $1; RETURN FOUND; END $$;
+	$$ BEGIN PERFORM FROM public.readings r WHERE r.k = $1; RETURN FOUND; END $$;
 
 -- statements that plpgsql runs: the outcome as text
 CREATE FUNCTION run_rows(q text) RETURNS SETOF text LANGUAGE plpgsql AS
