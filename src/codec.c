@@ -489,28 +489,46 @@ put_float(SauBuf *out, double value, bool is_float4)
 	return put_number_text(out, text);
 }
 
+/* The numbers from 00 to 99, two bytes each. */
+static const char two_digit_texts[] =
+	"00010203040506070809" "10111213141516171819" "20212223242526272829" "30313233343536373839"
+	"40414243444546474849" "50515253545556575859" "60616263646566676869" "70717273747576777879"
+	"80818283848586878889" "90919293949596979899";
+
 static inline char *
 two_digits(char *p, int v)
 {
-	p[0] = '0' + v / 10;
-	p[1] = '0' + v % 10;
+	memcpy(p, two_digit_texts + 2 * v, 2);
 	return p + 2;
 }
 
+#define YMD_LEN 10				/* 2000-01-31 */
+
+/* A row's times are often of one day, and so are those of its neighbours: the last date is kept. */
 static inline char *
 put_ymd(char *p, int julian)
 {
-	int			y,
-				m,
-				d;
+	static int	last_julian = -1;
+	static char last_text[YMD_LEN];
 
-	j2date(julian, &y, &m, &d);
-	p = two_digits(p, y / 100);
-	p = two_digits(p, y % 100);
-	*p++ = '-';
-	p = two_digits(p, m);
-	*p++ = '-';
-	return two_digits(p, d);
+	if (julian != last_julian)
+	{
+		char	   *t = last_text;
+		int			y,
+					m,
+					d;
+
+		j2date(julian, &y, &m, &d);
+		t = two_digits(t, y / 100);
+		t = two_digits(t, y % 100);
+		*t++ = '-';
+		t = two_digits(t, m);
+		*t++ = '-';
+		two_digits(t, d);
+		last_julian = julian;
+	}
+	memcpy(p, last_text, YMD_LEN);
+	return p + YMD_LEN;
 }
 
 /* Days from 2000-01-01 to 0001-01-01 and to 10000-01-01: four-digit years AD. */

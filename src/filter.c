@@ -921,7 +921,7 @@ softaudit_planner(SAU_PLANNER_PARAMS)
 	if (!OidIsValid(sau_marker_function()))
 		return plan(SAU_PLANNER_ARGS);
 	/* what waits may open a partition, which the plan must know of */
-	if (unlikely(sau_log_is_pending()) && reads_log_walker((Node *) parse, NULL))
+	if (unlikely(sau_log_waiting > 0) && reads_log_walker((Node *) parse, NULL))
 		sau_log_flush();
 	if (is_foreign_key_query(query_string) && is_owners(parse))
 		ctx.is_open = true;
@@ -1053,14 +1053,6 @@ sau_filter_utility_begin(PlannedStmt *pstmt, int *save)
 		case T_DropStmt:
 			in_ddl++;
 			break;
-		case T_VariableSetStmt:
-			{
-				VariableSetStmt *set = (VariableSetStmt *) tree;
-
-				if (set->name && pg_strcasecmp(set->name, "synchronize_seqscans") == 0)
-					dump_setting = set->kind == VAR_SET_VALUE;
-			}
-			break;
 		case T_CopyStmt:
 			if (OidIsValid(sau_marker_function()))
 				return copy_as_query(pstmt);
@@ -1075,6 +1067,14 @@ void
 sau_filter_utility_end(int save)
 {
 	in_ddl = save;
+}
+
+/* SET, or RESET: a setting that pg_dump gives itself, and hardly anybody else. */
+void
+sau_filter_set_command(VariableSetStmt *set)
+{
+	if (set->name && pg_strcasecmp(set->name, "synchronize_seqscans") == 0)
+		dump_setting = set->kind == VAR_SET_VALUE;
 }
 
 /* ---- the net ---- */

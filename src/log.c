@@ -76,7 +76,7 @@ static SauBuf arena;
 static LogRow *rows = NULL;
 static int	n_rows = 0;
 static int	cap_rows = 0;
-static int	n_waiting = 0;
+int			sau_log_waiting = 0;	/* captured rows that are not in the log yet */
 static Size waiting_bytes = 0;
 
 /* Where the row being laid down starts, and where its open field does. */
@@ -94,7 +94,7 @@ static uint64 statement_count = 0;
 static uint64 serials[MAX_SERIALS];
 
 /* Counts whatever may change the answer to "who acts". */
-static uint64 activity = 1;
+uint64		sau_log_activity = 1;
 static uint64 actor_activity = 0;
 static char *actor_name = NULL;
 static int	actor_len = 0;
@@ -118,24 +118,11 @@ sau_log_depth(void)
 	return statement_depth;
 }
 
-bool
-sau_log_is_pending(void)
-{
-	return n_waiting > 0;
-}
-
 /* Whether rows wait that were captured outside every statement our hooks saw begin. */
 bool
 sau_log_has_unhooked(void)
 {
-	return statement_depth == 0 && n_waiting > 0 && rows[n_rows - 1].depth == 0;
-}
-
-/* Something ran that may have changed a setting: ask again who acts. */
-void
-sau_log_new_activity(void)
-{
-	activity++;
+	return statement_depth == 0 && sau_log_waiting > 0 && rows[n_rows - 1].depth == 0;
 }
 
 static void
@@ -154,7 +141,7 @@ refresh_actor(void)
 		actor_len = len;
 	}
 	actor_session = sau_actor_session();
-	actor_activity = activity;
+	actor_activity = sau_log_activity;
 }
 
 /* ---- laying a row down ---- */
@@ -186,9 +173,9 @@ sau_log_begin(SauRel *rel, SauOperation op, bool is_plain)
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 				 errmsg("an audited table was changed while a change was being logged"),
 				 errhint("A cast to json, an output function or an index expression must not write.")));
-	if (n_waiting >= MAX_ROWS || waiting_bytes >= MAX_BYTES)
+	if (sau_log_waiting >= MAX_ROWS || waiting_bytes >= MAX_BYTES)
 		sau_log_flush();
-	if (actor_activity != activity || n_rows == 0)
+	if (actor_activity != sau_log_activity || n_rows == 0)
 		refresh_actor();
 
 	laying_down = true;
@@ -340,7 +327,7 @@ sau_log_end(void)
 	current.len = (uint32) len;
 	current.waiting = true;
 	rows[n_rows++] = current;
-	n_waiting++;
+	sau_log_waiting++;
 	waiting_bytes += len;
 	sau_buf_reserve(&arena, MAXIMUM_ALIGNOF);
 	memset(arena.data + arena.len, 0, MAXALIGN(arena.len) - arena.len);
@@ -397,9 +384,9 @@ trim(void)
 		arena.len = MAXALIGN(rows[n_rows - 1].off + rows[n_rows - 1].len);
 }
 
-/* Put all waiting rows into the log.  Does nothing if there are none. */
+/* What sau_log_flush() does where there are rows that wait. */
 void
-sau_log_flush(void)
+sau_log_flush_rows(void)
 {
 	SubTransactionId sub;
 	MemoryContext cxt = NULL;
@@ -408,15 +395,15 @@ sau_log_flush(void)
 	SauLogTuple *tuples = &one;
 	bool		pushed = false;
 
-	if (n_waiting == 0 || flushing)
+	if (flushing)
 		return;
 	flushing = true;
 	sub = GetCurrentSubTransactionId();
-	if (n_waiting > 1 || !ActiveSnapshotSet())
+	if (sau_log_waiting > 1 || !ActiveSnapshotSet())
 	{
 		cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit flush", ALLOCSET_DEFAULT_SIZES);
 		MemoryContextSwitchTo(cxt);
-		tuples = palloc(n_waiting * sizeof(SauLogTuple));
+		tuples = palloc(sau_log_waiting * sizeof(SauLogTuple));
 	}
 	if (!ActiveSnapshotSet())
 	{
@@ -460,7 +447,7 @@ sau_log_flush(void)
 				rows[j].flushed_in = sub;
 		}
 	}
-	n_waiting = 0;
+	sau_log_waiting = 0;
 	waiting_bytes = 0;
 	trim();
 	if (pushed)
@@ -477,7 +464,7 @@ sau_log_flush(void)
 int
 sau_log_statement_begin(void)
 {
-	activity++;
+	sau_log_activity++;
 	statement_depth++;
 	if (statement_depth < MAX_SERIALS)
 		serials[statement_depth] = ++statement_count;
@@ -501,14 +488,14 @@ sau_log_statement_serial(void)
 void
 sau_log_statement_flush(void)
 {
-	if (n_waiting == 0)
+	if (sau_log_waiting == 0)
 		return;
 	/*
 	 * Rows of small statements may wait for more of their kind while the transaction
 	 * goes on: nobody can see the log before a reader has them flushed, and without a
 	 * savepoint to fall back to, an error would end the transaction now as later.
 	 */
-	if (n_waiting < DEFER_ROWS && GetCurrentTransactionNestLevel() == 1 &&
+	if (sau_log_waiting < DEFER_ROWS && GetCurrentTransactionNestLevel() == 1 &&
 		(statement_depth > 1 || IsTransactionBlock()))
 		return;
 	for (int i = 0; i < n_rows; i++)
@@ -528,18 +515,21 @@ void
 sau_log_statement_end(int depth)
 {
 	statement_depth = depth;
-	activity++;
+	sau_log_activity++;
 }
 
 /* Forget everything: the transaction's rows are in the log, or it is no more. */
 void
 sau_log_xact_end(void)
 {
-	n_rows = n_waiting = 0;
+	sau_log_activity++;
+	/* nothing was captured: most transactions */
+	if (n_rows == 0 && !laying_down && !flushing)
+		return;
+	n_rows = sau_log_waiting = 0;
 	waiting_bytes = 0;
 	flushing = false;
 	laying_down = false;
-	activity++;
 	sau_append_reset();
 	trim();
 }
@@ -553,7 +543,7 @@ sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId paren
 		if (current.sub >= sub)
 			laying_down = false;
 		flushing = false;
-		activity++;
+		sau_log_activity++;
 		sau_append_reset();
 	}
 	if (n_rows == 0)
@@ -572,7 +562,7 @@ sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId paren
 	{
 		while (n_rows > 0 && rows[n_rows - 1].sub >= sub)
 			n_rows--;
-		n_waiting = 0;
+		sau_log_waiting = 0;
 		waiting_bytes = 0;
 		for (int i = 0; i < n_rows; i++)
 		{
@@ -583,7 +573,7 @@ sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId paren
 			}
 			if (rows[i].waiting)
 			{
-				n_waiting++;
+				sau_log_waiting++;
 				waiting_bytes += rows[i].len;
 			}
 		}

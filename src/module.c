@@ -20,11 +20,12 @@ PG_MODULE_MAGIC;
 
 void		_PG_init(void);
 
-static ExecutorStart_hook_type prev_ExecutorStart = NULL;
-static ExecutorRun_hook_type prev_ExecutorRun = NULL;
-static ExecutorFinish_hook_type prev_ExecutorFinish = NULL;
-static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
-static ProcessUtility_hook_type prev_ProcessUtility = NULL;
+/* what each hook is chained to: another library's hook, or PostgreSQL's own function */
+static ExecutorStart_hook_type prev_ExecutorStart;
+static ExecutorRun_hook_type prev_ExecutorRun;
+static ExecutorFinish_hook_type prev_ExecutorFinish;
+static ExecutorEnd_hook_type prev_ExecutorEnd;
+static ProcessUtility_hook_type prev_ProcessUtility;
 
 /* Whether a plan reads one of our relations: what waits must then be in the log first. */
 static bool
@@ -43,64 +44,57 @@ reads_log(PlannedStmt *plan)
 	return false;
 }
 
+/* Whether a plan writes: what only reads queues no triggers and meets no unique index. */
+static inline bool
+writes(QueryDesc *queryDesc)
+{
+	return queryDesc->operation != CMD_SELECT || queryDesc->plannedstmt->hasModifyingCTE;
+}
+
+/*
+ * The executor's hooks are called for every statement of a session, so each leaves
+ * to what it is chained to by a jump where there is nothing to do.
+ */
 static void
 softaudit_ExecutorStart(QueryDesc *queryDesc, int eflags)
 {
-	sau_log_new_activity();
-	if (sau_log_is_pending() && reads_log(queryDesc->plannedstmt))
+	sau_log_activity++;
+	if (unlikely(sau_log_waiting > 0) && reads_log(queryDesc->plannedstmt))
 		sau_log_flush();
-	if (prev_ExecutorStart)
-		prev_ExecutorStart(queryDesc, eflags);
-	else
-		standard_ExecutorStart(queryDesc, eflags);
+	prev_ExecutorStart(queryDesc, eflags);
+}
+
+static pg_noinline void
+run_writing(SAU_RUN_PARAMS)
+{
+	SauConflict conflict;
+
+	sau_conflict_begin(&conflict, queryDesc->estate);
+	prev_ExecutorRun(SAU_RUN_ARGS);
+	sau_conflict_end(&conflict);
 }
 
 static void
 softaudit_ExecutorRun(SAU_RUN_PARAMS)
 {
-	SauConflict conflict;
-
-	if (queryDesc->operation == CMD_SELECT && !queryDesc->plannedstmt->hasModifyingCTE)
-	{
-		if (prev_ExecutorRun)
-			prev_ExecutorRun(SAU_RUN_ARGS);
-		else
-			standard_ExecutorRun(SAU_RUN_ARGS);
-		return;
-	}
-	sau_conflict_begin(&conflict, queryDesc->estate);
-	if (prev_ExecutorRun)
-		prev_ExecutorRun(SAU_RUN_ARGS);
+	if (writes(queryDesc))
+		run_writing(SAU_RUN_ARGS);
 	else
-		standard_ExecutorRun(SAU_RUN_ARGS);
-	sau_conflict_end(&conflict);
+		prev_ExecutorRun(SAU_RUN_ARGS);
 }
 
 /* AFTER triggers fire in here: this is the statement as capture sees it. */
-static void
-softaudit_ExecutorFinish(QueryDesc *queryDesc)
+static pg_noinline void
+finish_writing(QueryDesc *queryDesc)
 {
-	int			depth;
+	int			depth = sau_log_statement_begin();
 	SauConflict conflict;
 
-	/* a plain query has queued no triggers */
-	if (queryDesc->operation == CMD_SELECT && !queryDesc->plannedstmt->hasModifyingCTE)
-	{
-		if (prev_ExecutorFinish)
-			prev_ExecutorFinish(queryDesc);
-		else
-			standard_ExecutorFinish(queryDesc);
-		return;
-	}
-	depth = sau_log_statement_begin();
 	PG_TRY();
 	{
 		/* data-modifying CTEs that nobody read are run in here */
 		sau_conflict_begin(&conflict, queryDesc->estate);
-		if (prev_ExecutorFinish)
-			prev_ExecutorFinish(queryDesc);
-		else
-			standard_ExecutorFinish(queryDesc);
+		prev_ExecutorFinish(queryDesc);
 		sau_conflict_end(&conflict);
 		sau_fkey_statement_end();
 		sau_capture_statement_end();
@@ -114,67 +108,47 @@ softaudit_ExecutorFinish(QueryDesc *queryDesc)
 }
 
 static void
+softaudit_ExecutorFinish(QueryDesc *queryDesc)
+{
+	if (writes(queryDesc))
+		finish_writing(queryDesc);
+	else
+		prev_ExecutorFinish(queryDesc);
+}
+
+static void
 softaudit_ExecutorEnd(QueryDesc *queryDesc)
 {
 	/* The statement that loaded the library: its triggers fired without our hooks. */
 	if (sau_log_depth() == 0)
 		sau_fkey_statement_end();
-	if (sau_log_has_unhooked())
+	if (unlikely(sau_log_waiting > 0) && sau_log_has_unhooked())
 	{
 		sau_capture_statement_end();
 		sau_log_flush();
 	}
-	if (prev_ExecutorEnd)
-		prev_ExecutorEnd(queryDesc);
-	else
-		standard_ExecutorEnd(queryDesc);
+	prev_ExecutorEnd(queryDesc);
 }
 
-static void
-softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
-						 ProcessUtilityContext context, ParamListInfo params,
-						 QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+/* A command that may fire triggers, or make and change relations. */
+static pg_noinline void
+run_command(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+			ProcessUtilityContext context, ParamListInfo params,
+			QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
 	int			depth;
 	int			filter_state;
 	SauConflict conflict;
 
-	/* A utility command may read the log in ways that no plan shows. */
-	if (sau_log_is_pending())
-		sau_log_flush();
 	pstmt = sau_filter_utility_begin(pstmt, &filter_state);
-	switch (nodeTag(pstmt->utilityStmt))
-	{
-		/*
-		 * What fires no trigger by itself; a query in it passes through the other hooks.
-		 * It leaves no state behind that sau_filter_utility_end() would have to take back.
-		 */
-		case T_ExecuteStmt:
-		case T_FetchStmt:
-		case T_PrepareStmt:
-		case T_DeallocateStmt:
-		case T_VariableSetStmt:
-		case T_VariableShowStmt:
-			sau_log_new_activity();
-			if (prev_ProcessUtility)
-				prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
-			else
-				standard_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
-			return;
-		default:
-			break;
-	}
 	depth = sau_log_statement_begin();
 	PG_TRY();
 	{
 		/* COPY writes, SET CONSTRAINTS checks */
 		sau_conflict_begin(&conflict, NULL);
-		if (prev_ProcessUtility)
-			prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
-		else
-			standard_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+		prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 		sau_conflict_end(&conflict);
-		if (sau_log_is_pending() || IsTransactionState())
+		if (sau_log_waiting > 0 || IsTransactionState())
 		{
 			sau_fkey_statement_end();
 			if (IsA(pstmt->utilityStmt, ConstraintsSetStmt))
@@ -189,6 +163,33 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 		sau_filter_utility_end(filter_state);
 	}
 	PG_END_TRY();
+}
+
+static void
+softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
+						 ProcessUtilityContext context, ParamListInfo params,
+						 QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
+{
+	/* A utility command may read the log in ways that no plan shows. */
+	sau_log_flush();
+	switch (nodeTag(pstmt->utilityStmt))
+	{
+		case T_VariableSetStmt:
+			sau_filter_set_command((VariableSetStmt *) pstmt->utilityStmt);
+			break;
+			/* what fires no trigger by itself; a query in it passes through the other hooks */
+		case T_ExecuteStmt:
+		case T_FetchStmt:
+		case T_PrepareStmt:
+		case T_DeallocateStmt:
+		case T_VariableShowStmt:
+			break;
+		default:
+			run_command(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+			return;
+	}
+	sau_log_activity++;
+	prev_ProcessUtility(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 }
 
 static void
@@ -244,15 +245,15 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress)
 		sau_worker_init();
 
-	prev_ExecutorStart = ExecutorStart_hook;
+	prev_ExecutorStart = ExecutorStart_hook ? ExecutorStart_hook : standard_ExecutorStart;
 	ExecutorStart_hook = softaudit_ExecutorStart;
-	prev_ExecutorRun = ExecutorRun_hook;
+	prev_ExecutorRun = ExecutorRun_hook ? ExecutorRun_hook : standard_ExecutorRun;
 	ExecutorRun_hook = softaudit_ExecutorRun;
-	prev_ExecutorFinish = ExecutorFinish_hook;
+	prev_ExecutorFinish = ExecutorFinish_hook ? ExecutorFinish_hook : standard_ExecutorFinish;
 	ExecutorFinish_hook = softaudit_ExecutorFinish;
-	prev_ExecutorEnd = ExecutorEnd_hook;
+	prev_ExecutorEnd = ExecutorEnd_hook ? ExecutorEnd_hook : standard_ExecutorEnd;
 	ExecutorEnd_hook = softaudit_ExecutorEnd;
-	prev_ProcessUtility = ProcessUtility_hook;
+	prev_ProcessUtility = ProcessUtility_hook ? ProcessUtility_hook : standard_ProcessUtility;
 	ProcessUtility_hook = softaudit_ProcessUtility;
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);

@@ -323,23 +323,34 @@ extern void sau_log_field_end(int attno);
 extern void sau_log_ref(int attno, int64 ref);
 extern void sau_log_text(int attno, const char *text);
 extern void sau_log_end(void);
-extern void sau_log_flush(void);
-extern bool sau_log_is_pending(void);
+extern void sau_log_flush_rows(void);
 extern bool sau_log_has_unhooked(void);
 extern int	sau_log_depth(void);
 extern int	sau_log_statement_begin(void);
 extern uint64 sau_log_statement_serial(void);
 extern void sau_log_statement_flush(void);
 extern void sau_log_statement_end(int depth);
-extern void sau_log_new_activity(void);
 extern void sau_log_xact_end(void);
 extern void sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
 extern void sau_log_init(void);
+
+/* the rows that wait; to be raised when a setting may have changed that says who acts */
+extern int	sau_log_waiting;
+extern uint64 sau_log_activity;
+
+/* Put all waiting rows into the log. */
+static inline void
+sau_log_flush(void)
+{
+	if (unlikely(sau_log_waiting > 0))
+		sau_log_flush_rows();
+}
 
 /* filter.c: what queries see of soft-deleted tables, and DELETE as a mark */
 extern void sau_filter_init(void);
 extern struct PlannedStmt *sau_filter_utility_begin(struct PlannedStmt *pstmt, int *save);
 extern void sau_filter_utility_end(int save);
+extern void sau_filter_set_command(struct VariableSetStmt *set);
 
 /* conflict.c: a hint for who writes a row whose key a deleted row has */
 typedef struct SauConflict
