@@ -61,7 +61,16 @@ $$;
 COMMENT ON FUNCTION softaudit.is_marked(regclass) IS
 'whether a table is soft-deleted, by itself or as a partition';
 
-CREATE FUNCTION softaudit.key_trigger_columns(target regclass, OUT columns name[], OUT on_insert boolean, OUT is_right boolean)
+CREATE FUNCTION softaudit.may_set_columns(t pg_trigger) RETURNS boolean
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    -- FOR EACH ROW, BEFORE, UPDATE
+    SELECT t.tgtype & 19 = 19 AND NOT t.tgisinternal AND NOT starts_with(t.tgname::text, '!softaudit_')
+$$;
+COMMENT ON FUNCTION softaudit.may_set_columns(pg_trigger) IS
+'whether a trigger is one of the user''s that can change columns which an UPDATE does not name';
+
+CREATE FUNCTION softaudit.key_trigger_columns(target regclass, OUT columns name[], OUT on_insert boolean, OUT on_any_update boolean, OUT is_right boolean)
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -75,11 +84,17 @@ BEGIN
        (columns <> '{}' OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = target)) THEN
         columns := columns || softaudit.marker_column(target);
     END IF;
+    -- UPDATE OF goes by what a statement names, not by what a row trigger before it sets
+    on_any_update := columns <> '{}' AND EXISTS (SELECT FROM pg_trigger t
+                                                  WHERE t.tgrelid IN (SELECT target UNION SELECT p.relid FROM pg_partition_tree(target) p)
+                                                    AND softaudit.may_set_columns(t));
     SELECT t.tgparentid, t.tgtype, ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (t.tgattr)) AS columns
       INTO own FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys';
     -- a clone is its root's
     is_right := CASE WHEN NOT FOUND THEN columns = '{}'
-                     ELSE own.tgparentid <> 0 OR own.columns @> columns AND columns @> own.columns AND (own.tgtype & 4 <> 0) = on_insert END;
+                     ELSE own.tgparentid <> 0
+                          OR (own.tgtype & 4 <> 0) = on_insert
+                         AND CASE WHEN on_any_update THEN own.columns = '{}' ELSE own.columns @> columns AND columns @> own.columns END END;
 END
 $$;
 COMMENT ON FUNCTION softaudit.key_trigger_columns(regclass) IS
@@ -116,10 +131,11 @@ BEGIN
     ELSIF needed.columns = '{}' THEN
         EXECUTE format('DROP TRIGGER "!softaudit_keys" ON %s', target);
     ELSE
-        EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_keys" AFTER %s UPDATE OF %s ON %s
+        EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_keys" AFTER %s UPDATE %s ON %s
                         FOR EACH ROW EXECUTE FUNCTION softaudit.follow_keys()',
                        CASE WHEN needed.on_insert THEN 'INSERT OR' END,
-                       (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(needed.columns) WITH ORDINALITY u (c, ord)), target);
+                       CASE WHEN NOT needed.on_any_update
+                            THEN 'OF ' || (SELECT string_agg(quote_ident(c), ', ' ORDER BY ord) FROM unnest(needed.columns) WITH ORDINALITY u (c, ord)) END, target);
     END IF;
 END
 $$;

@@ -225,6 +225,19 @@ $$;
 COMMENT ON FUNCTION softaudit.after_marker() IS
 'in an event trigger: a marker was made by a restore; foreign keys that are there already act by it from now on';
 
+CREATE FUNCTION softaudit.after_trigger() RETURNS void
+LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT softaudit.put_key_trigger(k.tgrelid)
+      FROM (SELECT DISTINCT COALESCE(pg_partition_root(t.tgrelid), t.tgrelid)::oid AS root
+              FROM pg_event_trigger_ddl_commands() c JOIN pg_trigger t ON t.oid = c.objid
+             WHERE c.classid = 'pg_trigger'::regclass AND softaudit.may_set_columns(t)) r
+      CROSS JOIN LATERAL (SELECT r.root UNION SELECT a.relid FROM pg_partition_tree(r.root) a) d (relid)
+      JOIN pg_trigger k ON k.tgrelid = d.relid AND k.tgname = '!softaudit_keys' AND k.tgparentid = 0
+$$;
+COMMENT ON FUNCTION softaudit.after_trigger() IS
+'in an event trigger: a trigger was made that may set columns which an UPDATE does not name; foreign keys are followed there after every UPDATE';
+
 CREATE FUNCTION softaudit.put_truncate_trigger(leaf regclass, root regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp

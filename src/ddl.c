@@ -11,6 +11,7 @@
 
 #include "access/relation.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
@@ -377,6 +378,9 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 			/* a restore may make a marker after the foreign keys that it matters for */
 			if (strcmp(((CreateTrigStmt *) tree)->trigname, SAU_TRIGGER_PREFIX "marker") == 0)
 				run("SELECT softaudit.after_marker()");
+			else if (((CreateTrigStmt *) tree)->row && TRIGGER_FOR_BEFORE(((CreateTrigStmt *) tree)->timing) &&
+					 TRIGGER_FOR_UPDATE(((CreateTrigStmt *) tree)->events))
+				run("SELECT softaudit.after_trigger()");
 			break;
 		default:
 			break;

@@ -172,34 +172,47 @@ note(Relation relation, RowKind kind, TupleTableSlot *slot, TimestampTz stamp)
 	batch->stamps[batch->n++] = stamp;
 }
 
+static bool
+is_changed(const TriggerData *data, AttrNumber attno)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(data->tg_relation), attno - 1);
+	bool		before_null;
+	bool		after_null;
+	Datum		before = slot_getattr(data->tg_trigslot, attno, &before_null);
+	Datum		after = slot_getattr(data->tg_newslot, attno, &after_null);
+
+	return before_null != after_null ||
+		(!before_null && !datum_image_eq(before, after, att->attbyval, att->attlen));
+}
+
 /*
- * Whether an UPDATE changed a column that the trigger is for, other than the marker.  One
- * that leaves all references as they are checks none, like RI_FKey_fk_upd_check_required():
- * SET NULL leaves live rows that refer to a deleted one.  What an earlier statement of
- * the transaction noted stays noted.
+ * Whether an UPDATE changed a column that refers to a row.  One that leaves all
+ * references as they are checks none, like RI_FKey_fk_upd_check_required(): SET NULL
+ * leaves live rows that refer to a deleted one.  What an earlier statement of the
+ * transaction noted stays noted.
  */
 static bool
 changes_reference(const TriggerData *data, const SauMarker *marker)
 {
-	TupleDesc	desc = RelationGetDescr(data->tg_relation);
-	int			i;
+	ListCell   *lc;
 
-	for (i = 0; i < data->tg_trigger->tgnattr; i++)
+	for (int i = 0; i < data->tg_trigger->tgnattr; i++)
 	{
 		AttrNumber	attno = data->tg_trigger->tgattr[i];
-		Form_pg_attribute att = TupleDescAttr(desc, attno - 1);
-		Datum		before;
-		Datum		after;
-		bool		before_null;
-		bool		after_null;
 
-		if (marker && attno == marker->attno)
-			continue;
-		before = slot_getattr(data->tg_trigslot, attno, &before_null);
-		after = slot_getattr(data->tg_newslot, attno, &after_null);
-		if (before_null != after_null ||
-			(!before_null && !datum_image_eq(before, after, att->attbyval, att->attlen)))
+		if (!(marker && attno == marker->attno) && is_changed(data, attno))
 			return true;
+	}
+	if (data->tg_trigger->tgnattr > 0)
+		return false;
+	/* fired for every UPDATE, because BEFORE triggers may set what no statement names */
+	foreach(lc, RelationGetFKeyList(data->tg_relation))
+	{
+		ForeignKeyCacheInfo *key = lfirst(lc);
+
+		for (int i = 0; i < key->nkeys; i++)
+			if (is_changed(data, key->conkey[i]))
+				return true;
 	}
 	return false;
 }
@@ -209,7 +222,7 @@ PG_FUNCTION_INFO_V1(softaudit_follow_keys);
 /*
  * softaudit.follow_keys(): the row trigger of tables that refer to soft-deleted tables, or
  * are ones and are referred to; it fires after an INSERT, and after an UPDATE of the
- * columns concerned.
+ * columns concerned, or after any where the table has BEFORE triggers of its user's.
  */
 Datum
 softaudit_follow_keys(PG_FUNCTION_ARGS)
