@@ -51,6 +51,27 @@ RETURN '{"soft_delete": true, "audit": true, "images": "full", "exclude": [], "r
 COMMENT ON FUNCTION softaudit.first_settings() IS
 'the settings of a table that enable() is called for the first time for';
 
+CREATE FUNCTION softaudit.prepare_enable(target regclass, partition_by interval, keep_log interval, log_group name) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM softaudit.ensure_log();
+    IF EXISTS (SELECT FROM softaudit.registry r WHERE r.relation = target) THEN
+        RETURN;
+    END IF;
+    -- what configure() waits for: under the table's lock others would wait along
+    PERFORM pg_advisory_xact_lock(hashtextextended('softaudit.ensure_log', 0));
+    -- a named group may have settings of its own, which are looked at there
+    IF log_group IS NULL AND (keep_log IS NULL OR keep_log > interval '0') THEN
+        partition_by := COALESCE(partition_by, (softaudit.first_settings() ->> 'partition_by')::interval);
+        PERFORM softaudit.check_partition_by(partition_by);
+        PERFORM softaudit.ensure_group(NULL, partition_by, keep_log);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.prepare_enable(regclass, interval, interval, name) IS
+'what enable() does before it locks the table: the log, and the group of the two intervals with its partitions';
+
 CREATE FUNCTION softaudit.enable_apply(
     target regclass, soft_delete boolean, audit boolean, deleted_at name, images text, exclude name[],
     redact name[], ignore name[], partition_by interval, keep_log interval, log_group name,

@@ -135,17 +135,33 @@ PG_FUNCTION_INFO_V1(softaudit_enable);
 
 /*
  * softaudit.enable(): owner_call(), which adds a column and replaces constraints where it
- * makes a table soft-deleted, and locks readers out for that moment.
+ * makes a table soft-deleted, and locks readers out for that moment.  What needs no lock
+ * on the table, the log and its partitions, is made before.
  */
 Datum
 softaudit_enable(PG_FUNCTION_ARGS)
 {
-	Oid			types[2] = {REGCLASSOID, BOOLOID};
-	Datum		values[2] = {fcinfo->args[0].value, fcinfo->args[1].value};
-	char		nulls[2] = {PG_ARGISNULL(0) ? 'n' : ' ', PG_ARGISNULL(1) ? 'n' : ' '};
-	bool		becomes = !PG_ARGISNULL(0) &&
-		sau_owner_run("SELECT softaudit.becomes_soft_deleted($1, $2)", 2, types, values, nulls) == 1;
+	Oid			types[4] = {REGCLASSOID, INTERVALOID, INTERVALOID, NAMEOID};
+	Datum		values[4];
+	char		nulls[4];
+	bool		becomes = false;
 
+	if (!PG_ARGISNULL(0))
+	{
+		static const int args[4] = {0, 8, 9, 10};	/* target, partition_by, keep_log, log_group */
+
+		check_target(PG_GETARG_OID(0));
+		for (int i = 0; i < 4; i++)
+		{
+			values[i] = fcinfo->args[args[i]].value;
+			nulls[i] = PG_ARGISNULL(args[i]) ? 'n' : ' ';
+		}
+		(void) sau_owner_run("SELECT softaudit.prepare_enable($1, $2, $3, $4)", 4, types, values, nulls);
+		types[1] = BOOLOID;
+		values[1] = fcinfo->args[1].value;
+		nulls[1] = PG_ARGISNULL(1) ? 'n' : ' ';
+		becomes = sau_owner_run("SELECT softaudit.becomes_soft_deleted($1, $2)", 2, types, values, nulls) == 1;
+	}
 	return owner_call(fcinfo, becomes ? AccessExclusiveLock : ShareRowExclusiveLock);
 }
 
