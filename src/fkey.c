@@ -65,10 +65,14 @@ typedef struct Batch
 	bool		is_acted_on;	/* cascades are done, checks are not */
 	bool		is_deferred;	/* waits for the commit, or SET CONSTRAINTS */
 	int			depth;
+	int			noted_depth;
 	SubTransactionId sub;
+	SubTransactionId acted_in;	/* did the cascades: undone where that one aborts */
+	SubTransactionId settled_in;	/* deals with it, or is done with it; else invalid */
 	int			n;
 	int			cap;
-	ItemPointerData *tids;		/* as of the change; see latest_tids() */
+	ItemPointerData *tids;		/* as of the change */
+	ItemPointerData *latest;	/* while it is settled; see latest_tids() */
 	TimestampTz *stamps;		/* of restored rows: the one they had */
 } Batch;
 
@@ -124,6 +128,16 @@ static int64 followed = 0;		/* rows that cascades brought back */
 /* SET CONSTRAINTS in this transaction: 'd'eferred, 'i'mmediate, or nothing said. */
 static char constraints_set = 0;
 
+/* What was said before a subtransaction said something else. */
+typedef struct SetBefore
+{
+	struct SetBefore *next;
+	SubTransactionId sub;
+	char		before;
+} SetBefore;
+
+static SetBefore *set_before = NULL;	/* innermost first; in TopTransactionContext */
+
 /* ---- noting rows ---- */
 
 static Batch *
@@ -136,13 +150,13 @@ open_batch(Relation relation, RowKind kind)
 
 	for (batch = batches; batch; batch = batch->next)
 		if (batch->relid == relid && batch->kind == kind && batch->depth == depth &&
-			batch->sub == sub && !batch->is_acted_on)
+			batch->sub == sub && !batch->is_acted_on && batch->settled_in == InvalidSubTransactionId)
 			return batch;
 	batch = MemoryContextAllocZero(TopTransactionContext, sizeof(Batch));
 	batch->relid = relid;
 	batch->file = relation->rd_rel->relfilenode;
 	batch->kind = kind;
-	batch->depth = depth;
+	batch->depth = batch->noted_depth = depth;
 	batch->sub = sub;
 	batch->next = batches;
 	batches = batch;
@@ -586,18 +600,23 @@ stamp_array(const TimestampTz *stamps, int n)
 	return PointerGetDatum(construct_array(datums, n, TIMESTAMPTZOID, sizeof(TimestampTz), true, TYPALIGN_DOUBLE));
 }
 
-/* Triggers may have changed a row again: find its newest version. */
+/*
+ * Triggers may have changed a row again: find its newest version.  What was noted stays:
+ * a savepoint may take the newer versions back.
+ */
 static void
 latest_tids(Relation relation, Batch *batch)
 {
 	Snapshot	snapshot;
 	TableScanDesc scan;
 
+	batch->latest = palloc(batch->n * sizeof(ItemPointerData));
+	memcpy(batch->latest, batch->tids, batch->n * sizeof(ItemPointerData));
 	CommandCounterIncrement();
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	scan = table_beginscan_tid(relation, snapshot);
 	for (int i = 0; i < batch->n; i++)
-		table_tuple_get_latest_tid(scan, &batch->tids[i]);
+		table_tuple_get_latest_tid(scan, &batch->latest[i]);
 	table_endscan(scan);
 	UnregisterSnapshot(snapshot);
 }
@@ -685,19 +704,27 @@ run_with_keys(QueryKind kind, const Key *key, Batch *batch, KeyVisitor visit, vo
 	TupleDesc	desc = RelationGetDescr(relation);
 	const SauMarker *marker = sau_marker_get(batch->relid);
 	AttrNumber	stamp_attno = marker ? marker->attno : InvalidAttrNumber;
-	TupleTableSlot *slot = table_slot_create(relation, NULL);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot;
+	Snapshot	snapshot;
 	Datum	   *columns[INDEX_MAX_KEYS + 1];
 	Datum		values[INDEX_MAX_KEYS + 1];
 	int			n = 0;
 
+	/* the table is not soft-deleted any more, and its rows are live */
+	if (batch->kind == ROWS_DELETED && stamp_attno == InvalidAttrNumber)
+	{
+		table_close(relation, NoLock);
+		return;
+	}
+	slot = table_slot_create(relation, NULL);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	for (int k = 0; k <= key->n; k++)
 		columns[k] = palloc(batch->n * sizeof(Datum));
 	for (int i = 0; i < batch->n; i++)
 	{
 		bool		has_null = false;
 
-		if (!table_tuple_fetch_row_version(relation, &batch->tids[i], snapshot, slot))
+		if (!table_tuple_fetch_row_version(relation, &batch->latest[i], snapshot, slot))
 			continue;
 		for (int k = 0; k < key->n && !has_null; k++)
 		{
@@ -847,7 +874,7 @@ act(Batch *batch, Relation relation)
 		return;
 	if (batch->kind == ROWS_DELETED)
 	{
-		Datum		values[1] = {tid_array(batch->tids, batch->n)};
+		Datum		values[1] = {tid_array(batch->latest, batch->n)};
 
 		run_query(QUERY_LOCK, batch->relid, NULL, values, SPI_OK_SELECT);
 	}
@@ -918,10 +945,15 @@ settle(Batch *batch, bool is_final)
 	{
 		act(batch, relation);
 		batch->is_acted_on = true;
+		batch->acted_in = GetCurrentSubTransactionId();
 		batch->depth = acting_depth;
 	}
 	else
-		goes_on = batch->is_deferred = check(batch, relation, is_final);
+	{
+		goes_on = check(batch, relation, is_final);
+		if (goes_on)
+			batch->is_deferred = true;
+	}
 	SPI_finish();
 	table_close(relation, AccessShareLock);
 	return goes_on;
@@ -957,7 +989,7 @@ next_batch(int depth, bool is_final)
 
 	for (Batch *b = batches; b; b = b->next)
 	{
-		if (b->depth < depth || (b->is_deferred && !is_final))
+		if (b->depth < depth || (b->is_deferred && !is_final) || b->settled_in != InvalidSubTransactionId)
 			continue;
 		if (b->is_acted_on)
 			to_check = b;
@@ -967,9 +999,14 @@ next_batch(int depth, bool is_final)
 	return to_act ? to_act : to_check;
 }
 
+/*
+ * A batch stays in the list while it is dealt with, and afterwards where a subtransaction
+ * dealt with what an outer one noted: an abort of the former brings it back.
+ */
 static void
 settle_all(int depth, bool is_final)
 {
+	SubTransactionId sub = GetCurrentSubTransactionId();
 	int			save = acting_depth;
 	bool		pushed = false;
 	Batch	   *batch;
@@ -985,14 +1022,14 @@ settle_all(int depth, bool is_final)
 	{
 		while ((batch = next_batch(depth, is_final)) != NULL)
 		{
-			unlink_batch(batch);
+			batch->settled_in = sub;
 			if (settle(batch, is_final))
+				batch->settled_in = InvalidSubTransactionId;
+			else if (batch->sub == sub)
 			{
-				batch->next = batches;
-				batches = batch;
-			}
-			else
+				unlink_batch(batch);
 				free_batch(batch);
+			}
 		}
 	}
 	PG_FINALLY();
@@ -1024,6 +1061,17 @@ sau_fkey_settle_deferred(void)
 void
 sau_fkey_set_constraints(bool deferred)
 {
+	SubTransactionId sub = GetCurrentSubTransactionId();
+
+	if (set_before == NULL || set_before->sub != sub)
+	{
+		SetBefore  *entry = MemoryContextAlloc(TopTransactionContext, sizeof(SetBefore));
+
+		entry->sub = sub;
+		entry->before = constraints_set;
+		entry->next = set_before;
+		set_before = entry;
+	}
 	constraints_set = deferred ? 'd' : 'i';
 	if (!deferred)
 		sau_fkey_settle_deferred();
@@ -1035,6 +1083,7 @@ sau_fkey_xact_end(void)
 {
 	batches = NULL;
 	constraints_set = 0;
+	set_before = NULL;
 	acting_depth = -1;
 }
 
@@ -1043,22 +1092,57 @@ sau_fkey_subxact_end(bool committed, SubTransactionId sub, SubTransactionId pare
 {
 	Batch	  **link = &batches;
 
+	while (set_before && set_before->sub >= sub)
+	{
+		SetBefore  *entry = set_before;
+
+		if (committed && (entry->next == NULL || entry->next->sub < parent))
+		{
+			entry->sub = parent;
+			break;
+		}
+		if (!committed)
+			constraints_set = entry->before;
+		set_before = entry->next;
+		pfree(entry);
+	}
 	while (*link)
 	{
 		Batch	   *batch = *link;
+		bool		is_done = false;
 
-		if (batch->sub < sub)
-			link = &batch->next;
-		else if (committed)
+		if (committed)
 		{
-			batch->sub = parent;
-			link = &batch->next;
+			if (batch->sub == sub)
+				batch->sub = parent;
+			if (batch->acted_in == sub)
+				batch->acted_in = parent;
+			if (batch->settled_in == sub)
+			{
+				batch->settled_in = parent;
+				is_done = batch->sub == parent;
+			}
 		}
+		else if (batch->sub >= sub)
+			is_done = true;
 		else
+		{
+			if (batch->settled_in >= sub)
+				batch->settled_in = InvalidSubTransactionId;
+			if (batch->acted_in >= sub)
+			{
+				batch->acted_in = InvalidSubTransactionId;
+				batch->is_acted_on = false;
+				batch->depth = batch->noted_depth;
+			}
+		}
+		if (is_done)
 		{
 			*link = batch->next;
 			free_batch(batch);
 		}
+		else
+			link = &batch->next;
 	}
 }
 
