@@ -536,6 +536,7 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     col record;
+    part record;
 BEGIN
     SELECT a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity, a.atthasdef, a.attnum,
            format_type(a.atttypid, a.atttypmod) AS type_name
@@ -582,6 +583,15 @@ BEGIN
         RAISE EXCEPTION 'column "%" of table "%" has a default', column_name, target
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = format('New rows would be deleted ones. ALTER TABLE %s ALTER %I DROP DEFAULT.', target, column_name);
+    END IF;
+    SELECT w.relation, a.attnotnull INTO part FROM softaudit.with_children(target) w JOIN pg_attribute a ON a.attrelid = w.relation
+     WHERE a.attname = column_name AND (a.attnotnull OR a.atthasdef) ORDER BY w.depth, w.relation::oid LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'column "%" of table "%", which is a part of "%", %', column_name, part.relation, target,
+            CASE WHEN part.attnotnull THEN 'is NOT NULL' ELSE 'has a default' END
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = format('A live row has NULL there. ALTER TABLE %s ALTER %I DROP %s.', part.relation, column_name,
+                                CASE WHEN part.attnotnull THEN 'NOT NULL' ELSE 'DEFAULT' END);
     END IF;
     IF EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = target AND col.attnum = ANY (p.partattrs)) THEN
         RAISE NOTICE 'soft delete: table "%" is partitioned by "%", so that a deletion moves rows', target, column_name;

@@ -52,8 +52,11 @@ BEGIN
         RETURN;
     END IF;
 
-    IF EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attname = col AND (a.attnotnull OR a.atthasdef)) THEN
-        RAISE EXCEPTION 'column "%" of table "%" marks deleted rows: it can be neither NOT NULL nor have a default', col, target
+    -- what came with ATTACH PARTITION, too
+    SELECT w.relation INTO other FROM softaudit.with_children(target) w JOIN pg_attribute a ON a.attrelid = w.relation
+     WHERE a.attname = col AND (a.attnotnull OR a.atthasdef) ORDER BY w.depth, w.relation::oid LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'column "%" of table "%" marks deleted rows: it can be neither NOT NULL nor have a default', col, other
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'A live row has NULL there.';
     END IF;
