@@ -294,6 +294,8 @@ DECLARE
     col name := softaudit.marker_column(target);
     parts text[];
     names name[];
+    types oid[];
+    are_json boolean[];
     given jsonb;
     condition text;
     n bigint;
@@ -319,9 +321,9 @@ BEGIN
     END IF;
     /* type modifier -1: character and bit without a length would mean a length of one */
     SELECT pg_catalog.array_agg(a.attname ORDER BY k.ord),
-           pg_catalog.array_agg(pg_catalog.replace(pg_catalog.format('%I OPERATOR(%I.%s) ', a.attname, n.nspname, o.oprname), '%', '%%') OPERATOR(pg_catalog.||) '%L::'
-                                OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.format_type(a.atttypid, -1), '%', '%%') ORDER BY k.ord)
-      INTO names, parts
+           pg_catalog.array_agg(pg_catalog.format('%I OPERATOR(%I.%s) ', a.attname, n.nspname, o.oprname) ORDER BY k.ord),
+           pg_catalog.array_agg(a.atttypid ORDER BY k.ord), pg_catalog.array_agg(c.opcintype OPERATOR(pg_catalog.=) 'pg_catalog.jsonb'::pg_catalog.regtype::pg_catalog.oid ORDER BY k.ord)
+      INTO names, parts, types, are_json
       FROM pg_catalog.pg_index i
      CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY k (attnum, ord)
       JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
@@ -337,7 +339,7 @@ BEGIN
                   HINT = pg_catalog.format('UPDATE %s SET %I = NULL WHERE ... restores its rows.', target, col);
     END IF;
     IF pg_catalog.cardinality(names) OPERATOR(pg_catalog.=) 1 THEN
-        condition := pg_catalog.format(parts[1], key);
+        condition := parts[1] OPERATOR(pg_catalog.||) pg_catalog.format('%L::%s', key, pg_catalog.format_type(types[1], -1));
     ELSE
         BEGIN
             given := key::pg_catalog.jsonb;
@@ -352,7 +354,8 @@ BEGIN
                       HINT = 'Give a JSON object that names each of them: ' OPERATOR(pg_catalog.||) pg_catalog.array_to_string(names, ', ') OPERATOR(pg_catalog.||) '.';
         END IF;
         FOR i IN 1 .. pg_catalog.cardinality(names) LOOP
-            condition := pg_catalog.concat_ws(' AND ', condition, pg_catalog.format(parts[i], given OPERATOR(pg_catalog.->>) names[i]::pg_catalog.text));
+            condition := pg_catalog.concat_ws(' AND ', condition, parts[i] OPERATOR(pg_catalog.||)
+                COALESCE(softaudit.key_literal(given OPERATOR(pg_catalog.->) names[i]::pg_catalog.text, types[i], are_json[i]), 'NULL'));
         END LOOP;
     END IF;
 

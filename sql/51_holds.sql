@@ -109,7 +109,7 @@ BEGIN
     image := softaudit.key_image(target, key);
     -- what is redacted in the log has to be known to find the row
     RETURN CASE WHEN NOT known.redact && known.key_columns THEN image
-                WHEN cardinality(known.key_columns) = 1 THEN jsonb_build_object(known.key_columns[1], key)
+                WHEN cardinality(known.key_columns) = 1 THEN jsonb_build_object(known.key_columns[1], CASE WHEN known.key_types[1] = 'jsonb' THEN key::jsonb ELSE to_jsonb(key) END)
                 ELSE key::jsonb END;
 END
 $$;

@@ -100,10 +100,23 @@ COMMENT ON FUNCTION softaudit.drop_purge_index(regclass) IS
 
 /* ---- holds ---- */
 
-CREATE FUNCTION softaudit.equalities(target regclass, side text) RETURNS TABLE (column_name name, condition text, type_name text)
+/* Runs for any caller of restore(), under his search_path. */
+CREATE FUNCTION softaudit.key_literal(value jsonb, type_id oid, is_json boolean) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    /* type modifier -1: character and bit without a length would mean a length of one */
+    SELECT CASE WHEN is_json THEN format('%L::pg_catalog.jsonb', value)
+                WHEN jsonb_typeof(value) IN ('array', 'object')
+                THEN format('(SELECT v FROM pg_catalog.jsonb_to_record(%L) r (v %s))', jsonb_build_object('v', value), format_type(type_id, -1))
+                ELSE format('%L::%s', value #>> '{}', format_type(type_id, -1)) END
+$$;
+COMMENT ON FUNCTION softaudit.key_literal(jsonb, oid, boolean) IS
+'a column of a key, as its image or text in JSON, as an SQL expression of the column''s type';
+
+CREATE FUNCTION softaudit.equalities(target regclass, side text) RETURNS TABLE (column_name name, condition text, type_id oid, is_json boolean)
 LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    SELECT a.attname, format('%s.%I OPERATOR(%I.%s) ', side, a.attname, n.nspname, o.oprname), format_type(a.atttypid, -1)
+    SELECT a.attname, format('%s.%I OPERATOR(%I.%s) ', side, a.attname, n.nspname, o.oprname), a.atttypid, c.opcintype = 'jsonb'::regtype
       FROM pg_index i
      CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, ord)
       JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -116,6 +129,14 @@ SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION softaudit.equalities(regclass, text) IS
 'the columns of a primary key, each with the left half of a comparison by the key''s own operator';
+
+CREATE FUNCTION softaudit.key_condition(target regclass, side text, key jsonb) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT string_agg(e.condition || COALESCE(softaudit.key_literal(key -> e.column_name::text, e.type_id, e.is_json), 'NULL'), ' AND ') FROM softaudit.equalities(target, side) e
+$$;
+COMMENT ON FUNCTION softaudit.key_condition(regclass, text, jsonb) IS
+'the condition that a row has a key';
 
 CREATE FUNCTION softaudit.held_rows(target regclass, side text) RETURNS text
 LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
@@ -133,8 +154,14 @@ BEGIN
     ELSIF known.whole THEN
         RETURN 'true';
     END IF;
-    SELECT string_agg(format('(%s)', (SELECT string_agg(e.condition || format('%L::%s', h.row_key ->> e.column_name::text, e.type_name), ' AND ')
-                                        FROM softaudit.equalities((SELECT r.relation FROM softaudit.registry r WHERE r.table_id = known.table_id), side) e)), ' OR ')
+    -- the primary key is another one now: which rows are meant cannot be told
+    IF EXISTS (SELECT FROM softaudit.holds h JOIN softaudit.registry r ON r.table_id = h.table_id
+                WHERE h.table_id = known.table_id
+                  AND ARRAY(SELECT k FROM jsonb_object_keys(h.row_key) k ORDER BY k COLLATE "C") <>
+                      ARRAY(SELECT e.column_name::text FROM softaudit.equalities(r.relation, side) e ORDER BY e.column_name::text COLLATE "C")) THEN
+        RETURN 'true';
+    END IF;
+    SELECT string_agg(format('(%s)', softaudit.key_condition((SELECT r.relation FROM softaudit.registry r WHERE r.table_id = known.table_id), side, h.row_key)), ' OR ')
       INTO keys FROM softaudit.holds h WHERE h.table_id = known.table_id;
     RETURN format('(%s)', COALESCE(keys, 'true'));
 END

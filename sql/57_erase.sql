@@ -42,7 +42,7 @@ CREATE FUNCTION softaudit.rows_to_erase(target regclass, key jsonb) RETURNS json
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    condition text := (SELECT string_agg(e.condition || format('%L::%s', key ->> e.column_name::text, e.type_name), ' AND ') FROM softaudit.equalities(target, 't') e);
+    condition text := softaudit.key_condition(target, 't', key);
     leaf regclass;
     found text;
     all_rows jsonb := '{}';     -- relation -> tids
@@ -98,7 +98,8 @@ BEGIN
         RETURN QUERY SELECT jsonb_array_elements_text(softaudit.lifecycle_query(leaf, format(
             'SELECT pg_catalog.jsonb_agg(%s) FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[])',
             CASE WHEN cardinality(cols) = 1 THEN format('t.%I::pg_catalog.text', cols[1])
-                 ELSE format('pg_catalog.jsonb_build_object(%s)', (SELECT string_agg(format('%L, t.%I::pg_catalog.text', c, c), ', ') FROM unnest(cols) c)) END,
+                 ELSE format('pg_catalog.jsonb_build_object(%s)', (SELECT string_agg(format(CASE WHEN e.is_json THEN '%L, t.%I' ELSE '%L, t.%I::pg_catalog.text' END, e.column_name, e.column_name), ', ')
+                                                                           FROM softaudit.equalities(leaf, 't') e)) END,
             leaf, tids))::jsonb);
     END IF;
 END
@@ -268,7 +269,7 @@ BEGIN
             CONTINUE WHEN NOT all_rows ? leaf::oid::text;
             -- of a tree, the row itself; what hangs on it goes by its foreign keys
             PERFORM softaudit.lifecycle_query(leaf, format('WITH gone AS (DELETE FROM ONLY %s t WHERE %s RETURNING 1) SELECT pg_catalog.count(*) FROM gone',
-                leaf, (SELECT string_agg(e.condition || format('%L::%s', given ->> e.column_name::text, e.type_name), ' AND ') FROM softaudit.equalities(target, 't') e)),
+                leaf, softaudit.key_condition(target, 't', given)),
                 'ERASE');
         END LOOP;
         FOR rel, tids IN SELECT * FROM jsonb_each_text(all_rows) LOOP

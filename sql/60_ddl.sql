@@ -24,10 +24,21 @@ DECLARE
     args text[] := softaudit.trigger_args(target);
     old_args text[];            -- the table's identity, then its columns
     new_columns text[];
+    new_key name[];
 BEGIN
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
     IF NOT FOUND THEN
         RETURN;
+    END IF;
+    -- holds on rows name the key's columns
+    new_key := (SELECT k.key_columns FROM softaudit.key_of(target) k);
+    IF new_key <> known.key_columns AND cardinality(new_key) = cardinality(known.key_columns)
+       AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND NOT a.attisdropped
+                       AND a.attname IN (SELECT unnest(known.key_columns) EXCEPT SELECT unnest(new_key))) THEN
+        UPDATE softaudit.holds h
+           SET row_key = (SELECT jsonb_object_agg(COALESCE(u.new_name, e.name), e.value)
+                            FROM jsonb_each(h.row_key) e (name, value) LEFT JOIN unnest(known.key_columns, new_key) u (old_name, new_name) ON u.old_name = e.name)
+         WHERE h.table_id = known.table_id AND h.row_key IS NOT NULL;
     END IF;
     UPDATE softaudit.registry r
        SET schema_name = n.nspname, table_name = c.relname, key_columns = k.key_columns, key_types = k.key_types

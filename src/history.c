@@ -26,12 +26,14 @@
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "softaudit.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/fmgrprotos.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rls.h"
@@ -158,6 +160,64 @@ put_key_value(Relation relation, AttrNumber attno, char *text, TupleTableSlot *s
 	slot->tts_isnull[attno - 1] = false;
 }
 
+/* jsonb_populate_record() for a key: a row of the table with the columns that the object names. */
+static HeapTupleHeader
+populate_row(Relation relation, Jsonb *object)
+{
+	TupleDesc	desc = RelationGetDescr(relation);
+	Datum	   *values = palloc0(desc->natts * sizeof(Datum));
+	bool	   *nulls = palloc(desc->natts * sizeof(bool));
+	HeapTuple	tuple;
+	Oid			arg_types[2] = {relation->rd_rel->reltype, JSONBOID};
+	FuncExpr   *expr = makeFuncExpr(F_JSONB_POPULATE_RECORD, arg_types[0],
+									list_make2(makeNullConst(arg_types[0], -1, InvalidOid), makeNullConst(JSONBOID, -1, InvalidOid)),
+									InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+	FmgrInfo	flinfo;
+
+	/* with a row to start from, the other columns' domains are not asked */
+	memset(nulls, true, desc->natts * sizeof(bool));
+	tuple = heap_form_tuple(desc, values, nulls);
+	fmgr_info(F_JSONB_POPULATE_RECORD, &flinfo);
+	fmgr_info_set_expr((Node *) expr, &flinfo);
+	return DatumGetHeapTupleHeader(FunctionCall2(&flinfo, heap_copy_tuple_as_datum(tuple, desc), JsonbPGetDatum(object)));
+}
+
+/*
+ * Put a column that is written as the log has it: a JSON array or object, for a column of
+ * arrays or rows, and any JSON for jsonb.  Returns whether it was.
+ */
+static bool
+put_key_json(Relation relation, AttrNumber attno, Jsonb *object, TupleTableSlot *slot)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), attno - 1);
+	JsonbValue	name;
+	JsonbValue *value;
+
+	name.type = jbvString;
+	name.val.string.val = NameStr(att->attname);
+	name.val.string.len = strlen(NameStr(att->attname));
+	value = findJsonbValueFromContainer(&object->root, JB_FOBJECT, &name);
+	if (value == NULL || value->type == jbvNull)
+		return false;
+	if (getBaseType(att->atttypid) == JSONBOID)
+		slot->tts_values[attno - 1] = JsonbPGetDatum(JsonbValueToJsonb(value));
+	else if (value->type == jbvBinary)
+	{
+		HeapTupleData tuple;
+
+		tuple.t_data = populate_row(relation, object);
+		tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
+		ItemPointerSetInvalid(&tuple.t_self);
+		tuple.t_tableOid = InvalidOid;
+		slot->tts_values[attno - 1] = heap_getattr(&tuple, attno, RelationGetDescr(relation), &slot->tts_isnull[attno - 1]);
+		return !slot->tts_isnull[attno - 1];
+	}
+	else
+		return false;
+	slot->tts_isnull[attno - 1] = false;
+	return true;
+}
+
 /*
  * Read a key as the user writes it into a slot: one column by its input function, a
  * composite key from a JSON object that names each of its columns once.
@@ -221,6 +281,8 @@ parse_key(SauRel *rel, Relation relation, GivenKey given)
 			LOCAL_FCINFO(call, 2);
 			Datum		value;
 
+			if (put_key_json(relation, attnums[i], object, slot))
+				continue;
 			InitFunctionCallInfoData(*call, NULL, 2, InvalidOid, NULL, NULL);
 			call->args[0].value = JsonbPGetDatum(object);
 			call->args[0].isnull = false;
