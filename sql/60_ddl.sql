@@ -412,6 +412,22 @@ $$;
 COMMENT ON FUNCTION softaudit.before_drop_partition(regclass) IS
 'records that a partition of an audited table is dropped: its rows go, and no row trigger fires';
 
+CREATE FUNCTION softaudit.free_column(target regclass, column_name text) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $$
+BEGIN
+    -- not for the marker, whose own trigger refuses it
+    IF softaudit.marker_column(target) IS DISTINCT FROM column_name::name
+       AND EXISTS (SELECT FROM pg_trigger t JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)
+                    WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys' AND t.tgparentid = 0 AND a.attname = column_name::name) THEN
+        EXECUTE format('DROP TRIGGER "!softaudit_keys" ON %s', target);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.free_column(regclass, text) IS
+'takes the trigger for foreign keys off a table of which one of their columns is dropped or changes its type; after_ddl() puts it back';
+
 CREATE FUNCTION softaudit.before_rewrite() RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$

@@ -19,6 +19,7 @@
 #include "nodes/parsenodes.h"
 #include "parser/parse_func.h"
 #include "softaudit.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -176,6 +177,21 @@ adopt(RangeVar *rv)
 }
 
 /*
+ * PostgreSQL neither drops a column that a trigger is for nor changes its type.  Ours on
+ * the columns of foreign keys is made again, where it is needed, when the command has ended.
+ */
+static void
+free_column(RangeVar *rv, const char *column)
+{
+	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2] = {ObjectIdGetDatum(relid), CStringGetTextDatum(column)};
+
+	if (OidIsValid(relid) && sau_compat_owns_relation(relid, GetUserId()))
+		sau_owner_run("SELECT softaudit.free_column($1::pg_catalog.regclass, $2)", 2, types, values, "  ");
+}
+
+/*
  * A trigger of ours is what the library trusts: only we make one, and a restore, where
  * there is none yet on a table of who runs it.  PostgreSQL asks for the TRIGGER privilege
  * only, which says less.
@@ -230,6 +246,13 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 
 					if (cmd->subtype == AT_AddInherit)
 						check_inherits(list_make1(cmd->def), false);
+				}
+				foreach(lc, ((AlterTableStmt *) tree)->cmds)
+				{
+					AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+					if (cmd->subtype == AT_AlterColumnType || cmd->subtype == AT_DropColumn)
+						free_column(((AlterTableStmt *) tree)->relation, cmd->name);
 				}
 				foreach(lc, ((AlterTableStmt *) tree)->cmds)
 					if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DropColumn)
