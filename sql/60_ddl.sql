@@ -56,7 +56,9 @@ BEGIN
     IF cardinality(old_args) < 2 OR old_args[1] <> softaudit.identity(target) THEN
         RETURN;
     END IF;
-    SELECT array_agg(CASE WHEN n.num = 0 THEN u.a
+    SELECT array_agg(CASE WHEN n.num = 0 AND b.attnum IS NULL THEN u.a
+                          -- dropped once, and there again: to be followed from here on
+                          WHEN n.num = 0 THEN n.flags || b.attnum || ':' || n.name
                           WHEN a.attname IS NULL OR a.attisdropped THEN n.flags || '0:' || n.name
                           ELSE n.flags || n.num || ':' || a.attname END ORDER BY u.ord)
       INTO new_columns
@@ -64,7 +66,9 @@ BEGIN
      CROSS JOIN LATERAL (SELECT (regexp_match(u.a, '^([xri]+)'))[1] AS flags,
                                 (regexp_match(u.a, '^[xri]+([0-9]+):'))[1]::smallint AS num,
                                 substr(u.a, strpos(u.a, ':') + 1) AS name) n
-      LEFT JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.num;
+      LEFT JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.num
+      LEFT JOIN pg_attribute b ON n.num = 0 AND b.attrelid = target AND b.attname = n.name AND b.attnum > 0 AND NOT b.attisdropped
+                              AND NOT EXISTS (SELECT FROM unnest(old_args[2:]) o WHERE o ~ ('^[xri]+' || b.attnum || ':'));
     IF new_columns IS DISTINCT FROM old_args[2:] THEN
         IF args IS NOT NULL THEN
             PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_columns, known.replicated);
