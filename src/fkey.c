@@ -33,6 +33,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "softaudit.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -567,6 +568,9 @@ run_query(QueryKind kind, Oid relid, const Key *key, Datum *values, int expected
 
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(sau_compat_relation_owner(looked_at), save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	/* before its columns are named: somebody may be about to rename them */
+	LockRelationOid(looked_at, kind == QUERY_DEAD_PARENT ? AccessShareLock :
+					kind == QUERY_MARK || kind == QUERY_UNMARK ? RowExclusiveLock : RowShareLock);
 	plan = plan_for(kind, relid, key);
 	if (IsolationUsesXactSnapshot())
 	{
