@@ -174,6 +174,13 @@ BEGIN
     END IF;
     -- whose key changed is found by the new one; the one before stands beside it
     refs := array_remove(refs, NULL);
+    -- a hold on a key that the row had before keeps its images, and so the row
+    IF EXISTS (SELECT FROM softaudit.holds h
+                WHERE h.table_id = of_table AND (h.row_ref = ANY (refs) OR h.row_ref IN (
+                      SELECT l.old_row_ref FROM softaudit.log l WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups)))) THEN
+        RAISE EXCEPTION 'a row of table "%", under a key that it had before, is under a legal hold', (SELECT r.relation FROM softaudit.registry r WHERE r.table_id = of_table)
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'softaudit.release() ends the hold.';
+    END IF;
     IF dry_run THEN
         SELECT count(l.old_data) + count(l.new_data), array_agg(DISTINCT l.tableoid::regclass) INTO images, leaves
           FROM softaudit.log l WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups);

@@ -67,6 +67,16 @@ SELECT * FROM softaudit.erase('k32_parent', 3, 'r');
 ALTER TABLE k32_child DROP CONSTRAINT k32_child_pkey, ADD PRIMARY KEY (child_id);
 SELECT softaudit.release('k32_child', 1);
 SELECT relation, rows_deleted FROM softaudit.erase('k32_parent', 1, 'r');
+-- one on a key that the row had before keeps its images
+INSERT INTO k32_child (child_id) VALUES (10);
+SELECT softaudit.hold('k32_child', 10, 'litigation');
+UPDATE k32_child SET child_id = 11 WHERE child_id = 10;
+UPDATE k32_child SET child_id = 12 WHERE child_id = 11;
+SELECT * FROM softaudit.erase('k32_child', 12, 'r', dry_run => true);
+SELECT * FROM softaudit.erase('k32_child', 12, 'r');
+SELECT new_data ->> 'child_id' AS child_id FROM softaudit.history('k32_child', 12);
+SELECT softaudit.release('k32_child', 10);
+SELECT relation, rows_deleted FROM softaudit.erase('k32_child', 12, 'r');
 DROP TABLE k32_more, k32_child, k32_parent;
 DROP FUNCTION k32;
 DROP TYPE k32_row;
