@@ -39,6 +39,8 @@ DECLARE
     g softaudit.log_groups%ROWTYPE;
     part record;
     problem text;
+    lock_next regclass;
+    wait_until timestamptz;
 BEGIN
     PERFORM softaudit.check_maintain();
     SELECT * INTO g FROM softaudit.log_groups l WHERE l.group_id = log_group;
@@ -56,7 +58,19 @@ BEGIN
             FOR attempt IN 1 .. 3 LOOP
                 problem := NULL;
                 BEGIN
-                    EXECUTE format('LOCK TABLE ONLY softaudit.%I IN ACCESS EXCLUSIVE MODE', 'log_g' || log_group);
+                    -- who reads the partition may read on for long: that is waited for before the writers have to wait for us
+                    BEGIN
+                        EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', part.leaf);
+                        RAISE EXCEPTION 'nobody uses it' USING ERRCODE = 'SA001';
+                    EXCEPTION WHEN SQLSTATE 'SA001' THEN
+                        NULL;
+                    END;
+                    -- those that the drop takes, in its order, and all of them within the time of one
+                    wait_until := clock_timestamp() + current_setting('softaudit.retention_lock_timeout')::interval;
+                    FOREACH lock_next IN ARRAY ARRAY[to_regclass('softaudit.log_g' || log_group), part.leaf, to_regclass('softaudit.log_g' || log_group || '_default')] LOOP
+                        PERFORM set_config('lock_timeout', greatest(ceil(extract(epoch FROM wait_until - clock_timestamp()) * 1000), 1)::bigint || 'ms', true);
+                        EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', lock_next);
+                    END LOOP;
                     PERFORM softaudit.record_event('RETENTION', 'softaudit', (SELECT c.relname FROM pg_class c WHERE c.oid = part.leaf), NULL,
                         jsonb_build_object('from', part.lower_bound, 'to', part.upper_bound, 'keep_log', g.keep_log, 'log_group', g.group_name,
                                            'rows', (SELECT greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid), 0) FROM pg_class c WHERE c.oid = part.leaf),

@@ -202,16 +202,22 @@ CALL softaudit.maintain();
 UPDATE softaudit.log_groups SET keep_log = '60 days' WHERE group_id = $group;));
 my $reader = background(qq(BEGIN; SELECT count(*) FROM softaudit.log_g$group; SELECT pg_sleep(600)));
 $node->poll_query_until('postgres', q(SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'BEGIN; SELECT count%' AND wait_event = 'PgSleep'));
+# a wait that could not be missed
+$node->safe_psql('postgres', q(ALTER DATABASE postgres SET softaudit.retention_lock_timeout = '4s'));
 my $maintain = background('CALL softaudit.maintain()');
-my $writes = 0;
+my ($writes, $longest) = (0, 0);
 while ($maintain->pumpable)
 {
+	my $began = time;
 	$node->safe_psql('postgres', q(UPDATE plain SET v = 'w' WHERE id = 1));
+	$longest = time - $began if time - $began > $longest;
 	$writes++;
 	$maintain->pump_nb;
 }
 eval { $maintain->finish };
+$node->safe_psql('postgres', 'ALTER DATABASE postgres RESET softaudit.retention_lock_timeout');
 cmp_ok($writes, '>', 0, 'writers go on while the log is read and maintained');
+cmp_ok($longest, '<', 2, 'and wait for nobody who waits for the partition');
 like($node->safe_psql('postgres', q(SELECT message FROM softaudit.runs WHERE kind = 'MAINTAIN' ORDER BY run_id DESC LIMIT 1)), qr/is in use, its retention is left to the next run/, 'what could not be dropped is reported');
 $node->safe_psql('postgres', q(SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; SELECT count%'));
 eval { $reader->finish };
