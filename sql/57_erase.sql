@@ -157,43 +157,42 @@ COMMENT ON FUNCTION softaudit.clear_statistics(regclass, tid[]) IS
 
 CREATE FUNCTION softaudit.erase_images(of_table integer, key_image jsonb, dry_run boolean, OUT images bigint, OUT leaves regclass[])
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+-- rows are found by row_ref, and what the planner knows of a leaf may be old or nothing
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_nestloop = off AS $$
 DECLARE
     ids bigint[];
     refs bigint[];
     groups integer[] := (SELECT r.all_groups FROM softaudit.registry r WHERE r.table_id = of_table);
 BEGIN
     -- a digest alone is not enough: two keys may share one
-    SELECT array_agg(h.audit_id), array_agg(DISTINCT softaudit.row_ref(of_table, h.row_key)) || softaudit.row_ref(of_table, key_image)
-      INTO ids, refs
+    SELECT array_agg(h.audit_id), array_agg(DISTINCT softaudit.row_ref(of_table, h.row_key)) || softaudit.row_ref(of_table, key_image), count(h.old_data) + count(h.new_data)
+      INTO ids, refs, images
       FROM softaudit.history_of_key(of_table, key_image) h WHERE h.row_key IS NOT NULL OR h.old_data IS NOT NULL OR h.new_data IS NOT NULL;
-    images := 0;
     leaves := '{}';
     IF ids IS NULL THEN
         RETURN;
     END IF;
     -- whose key changed is found by the new one; the one before stands beside it
-    refs := array_remove(refs, NULL);
+    refs := ARRAY(SELECT DISTINCT r FROM unnest(refs) r WHERE r IS NOT NULL);
     -- a hold on a key that the row had before keeps its images, and so the row
     IF EXISTS (SELECT FROM softaudit.holds h
                 WHERE h.table_id = of_table AND (h.row_ref = ANY (refs) OR h.row_ref IN (
-                      SELECT l.old_row_ref FROM softaudit.log l WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups)))) THEN
+                      SELECT l.old_row_ref FROM softaudit.log l JOIN unnest(ids) i (id) ON l.audit_id = i.id WHERE l.row_ref = ANY (refs) AND l.log_group = ANY (groups)))) THEN
         RAISE EXCEPTION 'a row of table "%", under a key that it had before, is under a legal hold', (SELECT r.relation FROM softaudit.registry r WHERE r.table_id = of_table)
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'softaudit.release() ends the hold.';
     END IF;
+    -- joined: an array of many ids would be estimated anew, id by id, for each leaf
     IF dry_run THEN
-        SELECT count(l.old_data) + count(l.new_data), array_agg(DISTINCT l.tableoid::regclass) INTO images, leaves
-          FROM softaudit.log l WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups);
+        SELECT array_agg(DISTINCT l.tableoid::regclass) INTO leaves
+          FROM softaudit.log l JOIN unnest(ids) i (id) ON l.audit_id = i.id WHERE l.row_ref = ANY (refs) AND l.log_group = ANY (groups);
         RETURN;
     END IF;
-    WITH before AS MATERIALIZED (
-        SELECT l.tableoid AS leaf, l.ctid AS tid, (l.old_data IS NOT NULL)::integer + (l.new_data IS NOT NULL)::integer AS n
-          FROM softaudit.log l WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups)
-    ), emptied AS (
+    WITH emptied AS (
         UPDATE softaudit.log l SET old_data = NULL, new_data = NULL, row_key = NULL, old_row_key = NULL
-         WHERE l.row_ref = ANY (refs) AND l.audit_id = ANY (ids) AND l.log_group = ANY (groups)
+          FROM unnest(ids) i (id) WHERE l.audit_id = i.id AND l.row_ref = ANY (refs) AND l.log_group = ANY (groups)
+        RETURNING l.tableoid AS leaf
     )
-    SELECT COALESCE(sum(b.n), 0), array_agg(DISTINCT b.leaf::regclass) INTO images, leaves FROM before b;
+    SELECT array_agg(e.leaf::regclass) INTO leaves FROM (SELECT DISTINCT f.leaf FROM emptied f) e;
     PERFORM softaudit.remove_statistics(u, 0::smallint) FROM unnest(leaves || 'softaudit.log'::regclass) u;
     PERFORM softaudit.remove_statistics(('softaudit.log_g' || g)::regclass, 0::smallint) FROM unnest(groups) g;
 END
