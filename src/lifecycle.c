@@ -73,10 +73,10 @@ owner_call(FunctionCallInfo fcinfo)
 	appendStringInfoChar(&sql, ')');
 	/* a trigger of a user may call us amid a call of somebody else */
 	save_caller = sau_owner_set_caller(GetUserId());
-	if (!sau_registry_is_internal())
-		session_path = pstrdup(namespace_search_path);
 	PG_TRY();
 	{
+		if (!sau_registry_is_internal())
+			session_path = pstrdup(namespace_search_path);
 		result = sau_owner_query(sql.data, nargs, types, values, nulls, &isnull);
 	}
 	PG_FINALLY();
@@ -133,6 +133,7 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 	MemoryContext cxt = CurrentMemoryContext;
 	SauOperation save_removal = removal;
 	bool		save_image = removal_image;
+	Oid			owner;
 	Oid			save_user;
 	int			save_context;
 	int			save_internal;
@@ -143,22 +144,23 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("softaudit.lifecycle_query() is for functions of softaudit")));
+	owner = sau_compat_relation_owner(relid);
 	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(sau_compat_relation_owner(relid),
-						   save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION | SECURITY_NOFORCE_RLS);
-	save_nest = NewGUCNestLevel();
 	save_internal = sau_registry_suspend_internal();
-	if (operation)
-	{
-		removal = strcmp(operation, "ERASE") == 0 ? SAU_ERASE : SAU_PURGE;
-		removal_image = removal == SAU_PURGE && !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
-		if (session_path)
-			(void) set_config_option("search_path", session_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	}
+	/* from here on whatever raises an error leaves all as it was: somebody may catch it */
 	PG_TRY();
 	{
 		int			ret;
 
+		SetUserIdAndSecContext(owner, save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION | SECURITY_NOFORCE_RLS);
+		save_nest = NewGUCNestLevel();
+		if (operation)
+		{
+			removal = strcmp(operation, "ERASE") == 0 ? SAU_ERASE : SAU_PURGE;
+			removal_image = removal == SAU_PURGE && !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+			if (session_path)
+				(void) set_config_option("search_path", session_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		}
 		SPI_connect();
 		if (PG_ARGISNULL(4))
 			ret = SPI_execute(command, false, 0);
