@@ -295,6 +295,11 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give how long deleted rows are kept, for example ''30 days''; leave it out to keep them for ever.';
     END IF;
+    IF given ? 'purge_after' AND NOT soft THEN
+        RAISE EXCEPTION 'purge_after is for soft-deleted rows, and table "%" is not soft-deleted', target
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give soft_delete => true, too; for rows that are to go by their age, call softaudit.expire().';
+    END IF;
     IF s ->> 'images' NOT IN ('full', 'changes') THEN
         RAISE EXCEPTION 'images cannot be "%"', s ->> 'images'
             USING ERRCODE = 'invalid_parameter_value',

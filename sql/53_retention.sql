@@ -7,7 +7,8 @@ COMMENT ON FUNCTION softaudit.retention_step(integer) IS
 
 CREATE FUNCTION softaudit.is_held(leaf regclass, log_group integer) RETURNS boolean
 LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+-- for the first of many rows a scan looks cheap, but they may stand at the end
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     h softaudit.holds%ROWTYPE;
     found boolean;

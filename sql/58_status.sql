@@ -215,6 +215,19 @@ BEGIN
       FROM softaudit.registry r JOIN pg_class c ON c.oid = r.relation JOIN softaudit.markers() m ON m.table_id = r.table_id
      WHERE r.purge_after IS NOT NULL AND m.marker IS NOT NULL AND softaudit.purge_index(r.relation, m.marker) IS NULL;
     result := result || COALESCE(more, '[]');
+    -- the same of a partition, or of an inheritance child, where the table has one
+    SELECT jsonb_agg(jsonb_build_object('of', r.table_id, 'severity', 'WARNING', 'object', l.leaf::text,
+               'advice', format('%s "%s" of table "%s" has no valid index that finds its deleted rows: each purge reads all of it', CASE WHEN c.relkind = 'p' THEN 'partition' ELSE 'child' END, l.leaf, r.relation),
+               'sql', COALESCE((SELECT format('REINDEX INDEX CONCURRENTLY %s;', i.indexrelid::regclass)
+                                  FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                                 WHERE i.indrelid = l.leaf AND NOT i.indisvalid AND a.attname = m.marker
+                                   AND pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', m.marker) ORDER BY i.indexrelid LIMIT 1),
+                               format('CREATE INDEX CONCURRENTLY ON %s (%I) WHERE %I IS NOT NULL;', l.leaf, m.marker, m.marker))) ORDER BY r.table_id, l.leaf::text) INTO more
+      FROM softaudit.registry r JOIN pg_class c ON c.oid = r.relation AND c.relhassubclass JOIN softaudit.markers() m ON m.table_id = r.table_id
+     CROSS JOIN LATERAL unnest(softaudit.due_leaves(r.relation)) l (leaf)
+     WHERE m.marker IS NOT NULL AND l.leaf <> r.relation AND softaudit.purge_index(l.leaf, m.marker) IS NULL
+       AND softaudit.purge_index(r.relation, m.marker) IS NOT NULL;
+    result := result || COALESCE(more, '[]');
     SELECT jsonb_agg(jsonb_build_object('of', r.table_id, 'severity', 'WARNING', 'object', f.conrelid::regclass::text,
                'advice', format('foreign key "%s" of table "%s" has no index: each row that is purged from "%s" reads all of it', f.conname, f.conrelid::regclass, r.relation),
                'sql', format('CREATE INDEX %s ON %s (%s);', CASE WHEN c.relkind = 'p' THEN '' ELSE 'CONCURRENTLY' END, f.conrelid::regclass,
