@@ -111,14 +111,14 @@ SELECT ok(softaudit.live_index_sql('tap_lines', false, 'line') LIKE 'CREATE INDE
 SELECT throws_ok('SELECT softaudit.live_index(''tap_lines'', ''nope'')', '42703', NULL, 'not of a column that is not there');
 
 /* ---- TRUNCATE, the column, the end ---- */
-SELECT throws_like('TRUNCATE tap_lines', '%', 'TRUNCATE is refused');
-SELECT throws_like('ALTER TABLE tap_lines DROP COLUMN deleted_at', '%', 'the column cannot be dropped');
+SELECT throws_ok('TRUNCATE tap_lines', '55000', NULL, 'TRUNCATE is refused');
+SELECT throws_ok('ALTER TABLE tap_lines DROP COLUMN deleted_at', '2BP01', NULL, 'the column cannot be dropped');
 DELETE FROM tap_lines WHERE line = 3;
 SELECT throws_ok('SELECT softaudit.disable(''tap_lines'')', '55000', NULL, 'disable() refuses while deleted rows would reappear');
 SELECT lives_ok('SELECT softaudit.disable(target => ''tap_lines'', soft_delete => true, audit => true, force => true)', 'unless forced');
 SELECT results_eq('SELECT count(*) FROM tap_lines', 'VALUES (2::bigint)', 'they are back');
 CREATE TABLE tap_low (id integer PRIMARY KEY, deleted_at timestamptz(3));
-SELECT throws_like('SELECT softaudit.enable(''tap_low'')', '%', 'a lower precision of the stamp is refused');
+SELECT throws_ok('SELECT softaudit.enable(''tap_low'')', '42804', NULL, 'a lower precision of the stamp is refused');
 CREATE TABLE tap_late (id integer PRIMARY KEY, gone timestamp);
 SELECT lives_ok('SELECT softaudit.enable(''tap_late'', deleted_at => ''gone'')', 'a timestamp column of another name');
 INSERT INTO tap_late VALUES (1);
