@@ -229,6 +229,9 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 	EventTriggerData *data = event_data(fcinfo);
 	Node	   *tree = data->parsetree;
 
+	/* this call may be what loaded the library, amid the statement */
+	if (IsA(tree, CreateTableAsStmt))
+		sau_filter_note_collected(tree);
 	if (is_idle())
 		return (Datum) 0;
 	switch (nodeTag(tree))

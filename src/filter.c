@@ -77,6 +77,9 @@ static FilterContext *current = NULL;
 /* Within a utility command that has PostgreSQL check foreign keys by queries. */
 static int	in_ddl = 0;
 
+/* The query of the CREATE TABLE AS that ran last; it may be gone by now, and is compared only. */
+static const Query *collected_query = NULL;
+
 /* synchronize_seqscans was turned off by hand, as a dump does it. */
 static bool dump_setting = false;
 
@@ -914,15 +917,22 @@ softaudit_planner(SAU_PLANNER_PARAMS)
 	FilterContext ctx = {0};
 	FilterContext *save = current;
 	PlannedStmt *result;
-	bool		was_delete = parse->commandType == CMD_DELETE;
+	bool		was_delete;
 	bool		is_marking;
 	ListCell   *lc;
 
+	/*
+	 * The planner leaves a query in pieces, and an event trigger's end, such as ours, has
+	 * the statement copied after that: 17 can find a node there that was freed.
+	 */
+	if (unlikely(parse == collected_query))
+		parse = copyObject(parse);
 	if (!OidIsValid(sau_marker_function()))
 		return plan(SAU_PLANNER_ARGS);
 	/* what waits may open a partition, which the plan must know of */
 	if (unlikely(sau_log_waiting > 0) && reads_log_walker((Node *) parse, NULL))
 		sau_log_flush();
+	was_delete = parse->commandType == CMD_DELETE;
 	if (is_foreign_key_query(query_string) && is_owners(parse))
 		ctx.is_open = true;
 	else
@@ -1057,6 +1067,9 @@ sau_filter_utility_begin(PlannedStmt *pstmt, int *save)
 			if (OidIsValid(sau_marker_function()))
 				return copy_as_query(pstmt);
 			break;
+		case T_CreateTableAsStmt:
+			sau_filter_note_collected(tree);
+			break;
 		default:
 			break;
 	}
@@ -1067,6 +1080,13 @@ void
 sau_filter_utility_end(int save)
 {
 	in_ddl = save;
+}
+
+/* CREATE TABLE AS begins: what event triggers collect of it must outlive its planning. */
+void
+sau_filter_note_collected(Node *statement)
+{
+	collected_query = (Query *) castNode(CreateTableAsStmt, statement)->query;
 }
 
 /* SET, or RESET: a setting that pg_dump gives itself, and hardly anybody else. */
