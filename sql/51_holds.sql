@@ -161,6 +161,11 @@ AS $$ SELECT softaudit.release(target, key::pg_catalog.text) $$;
 COMMENT ON FUNCTION softaudit.release(regclass, anyelement) IS
 'release() by a key of the column''s own type, or a jsonb object for a composite key';
 
+CREATE FUNCTION softaudit.release_hold(hold_id bigint) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_call';
+COMMENT ON FUNCTION softaudit.release_hold(bigint) IS
+'ends a hold by its number in softaudit.holds: of a table that was dropped, or a row whose key cannot be given any more; for whoever was granted EXECUTE';
+
 CREATE FUNCTION softaudit.hold_what(target regclass, key jsonb, key_text text, reason text) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -201,21 +206,54 @@ CREATE FUNCTION softaudit.release_what(target regclass, key jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    known record;
-    held record;
+    held bigint := (SELECT h.hold_id FROM softaudit.holds h JOIN softaudit.registry r ON r.table_id = h.table_id
+                     WHERE r.relation = target AND h.row_key IS NOT DISTINCT FROM key);
 BEGIN
-    SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
-    DELETE FROM softaudit.holds h WHERE h.table_id = known.table_id AND h.row_key IS NOT DISTINCT FROM key RETURNING * INTO held;
-    IF held.hold_id IS NULL THEN
+    IF held IS NULL OR NOT softaudit.end_hold(held) THEN
         RAISE EXCEPTION 'table "%" is not under such a hold', target
             USING ERRCODE = 'undefined_object', HINT = 'softaudit.holds lists them: of whole tables, and of single rows.';
     END IF;
-    PERFORM softaudit.record_event('RELEASE', known.schema_name, known.table_name, held.reason,
-                                   jsonb_strip_nulls(jsonb_build_object('row_ref', held.row_ref, 'held_at', held.held_at, 'held_by', held.held_by)));
 END
 $$;
 COMMENT ON FUNCTION softaudit.release_what(regclass, jsonb) IS
 'release(), of a row where a key is given';
+
+CREATE FUNCTION softaudit.end_hold(which bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    held record;
+BEGIN
+    DELETE FROM softaudit.holds h USING softaudit.registry r
+     WHERE h.hold_id = which AND r.table_id = h.table_id
+    RETURNING h.*, r.schema_name, r.table_name INTO held;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM softaudit.record_event('RELEASE', held.schema_name, held.table_name, held.reason,
+                                   jsonb_strip_nulls(jsonb_build_object('row_ref', held.row_ref, 'held_at', held.held_at, 'held_by', held.held_by)));
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION softaudit.end_hold(bigint) IS
+'ends a hold and puts it on record; false if there is none of that number';
+
+CREATE FUNCTION softaudit.release_hold_apply(hold_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM softaudit.may_execute('softaudit.release_hold(bigint)');
+    IF hold_id IS NULL THEN
+        RAISE EXCEPTION 'the number of the hold must not be NULL'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'It is the hold_id in softaudit.holds.';
+    END IF;
+    IF to_regclass('softaudit.holds') IS NULL OR NOT softaudit.end_hold(hold_id) THEN
+        RAISE EXCEPTION 'there is no hold %', hold_id
+            USING ERRCODE = 'undefined_object', HINT = 'softaudit.holds lists them: of whole tables, and of single rows.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.release_hold_apply(bigint) IS 'release_hold() as the extension''s owner';
 
 CREATE FUNCTION softaudit.hold_apply(target regclass, reason text) RETURNS void
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
