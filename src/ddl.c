@@ -231,7 +231,7 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 
 	/* this call may be what loaded the library, amid the statement */
 	if (IsA(tree, CreateTableAsStmt))
-		sau_filter_note_collected(tree);
+		sau_collected_query = ((CreateTableAsStmt *) tree)->query;
 	if (is_idle())
 		return (Datum) 0;
 	switch (nodeTag(tree))

@@ -77,8 +77,8 @@ static FilterContext *current = NULL;
 /* Within a utility command that has PostgreSQL check foreign keys by queries. */
 static int	in_ddl = 0;
 
-/* The query of the CREATE TABLE AS that ran last; it may be gone by now, and is compared only. */
-static const Query *collected_query = NULL;
+/* The query of the CREATE TABLE AS that began last; it may be gone by now, and is compared only. */
+const Node *sau_collected_query = NULL;
 
 /* synchronize_seqscans was turned off by hand, as a dump does it. */
 static bool dump_setting = false;
@@ -925,7 +925,7 @@ softaudit_planner(SAU_PLANNER_PARAMS)
 	 * The planner leaves a query in pieces, and an event trigger's end, such as ours, has
 	 * the statement copied after that: 17 can find a node there that was freed.
 	 */
-	if (unlikely(parse == collected_query))
+	if (unlikely((const Node *) parse == sau_collected_query))
 		parse = copyObject(parse);
 	if (!OidIsValid(sau_marker_function()))
 		return plan(SAU_PLANNER_ARGS);
@@ -1068,7 +1068,7 @@ sau_filter_utility_begin(PlannedStmt *pstmt, int *save)
 				return copy_as_query(pstmt);
 			break;
 		case T_CreateTableAsStmt:
-			sau_filter_note_collected(tree);
+			sau_collected_query = ((CreateTableAsStmt *) tree)->query;
 			break;
 		default:
 			break;
@@ -1080,13 +1080,6 @@ void
 sau_filter_utility_end(int save)
 {
 	in_ddl = save;
-}
-
-/* CREATE TABLE AS begins: what event triggers collect of it must outlive its planning. */
-void
-sau_filter_note_collected(Node *statement)
-{
-	collected_query = (Query *) castNode(CreateTableAsStmt, statement)->query;
 }
 
 /* SET, or RESET: a setting that pg_dump gives itself, and hardly anybody else. */

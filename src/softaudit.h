@@ -351,7 +351,9 @@ extern void sau_filter_init(void);
 extern struct PlannedStmt *sau_filter_utility_begin(struct PlannedStmt *pstmt, int *save);
 extern void sau_filter_utility_end(int save);
 extern void sau_filter_set_command(struct VariableSetStmt *set);
-extern void sau_filter_note_collected(struct Node *statement);
+
+/* what event triggers collect of a CREATE TABLE AS must outlive its planning */
+extern const struct Node *sau_collected_query;
 
 /* conflict.c: a hint for who writes a row whose key a deleted row has */
 typedef struct SauConflict
