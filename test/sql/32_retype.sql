@@ -17,9 +17,9 @@ SELECT id, parent FROM rt_child;
 INSERT INTO rt_child VALUES (3, 1);
 INSERT INTO rt_plain VALUES (3, 1);
 -- the marker's type stays, and so does a trigger where the command fails or is somebody else's
-ALTER TABLE rt_child ALTER deleted_at TYPE timestamp;
--- its details are worded by the major
+-- details are worded by the major
 \set VERBOSITY terse
+ALTER TABLE rt_child ALTER deleted_at TYPE timestamp;
 ALTER TABLE rt_child ALTER parent TYPE boolean USING parent / 0 = 1;
 \set VERBOSITY default
 CREATE ROLE regress_sau_retype;
