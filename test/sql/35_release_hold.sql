@@ -7,11 +7,11 @@ CREATE TABLE s35.keyless (id int CONSTRAINT keyless_key PRIMARY KEY);
 SELECT softaudit.enable('s35.gone'), softaudit.enable('s35.keyless');
 INSERT INTO s35.gone VALUES (1);
 INSERT INTO s35.keyless VALUES (1), (2);
-SELECT softaudit.hold('s35.gone', 'case 1');
-SELECT softaudit.hold('s35.keyless', 1, 'case 2');
-SELECT softaudit.hold('s35.keyless', 2, 'case 3');
-SELECT hold_id AS of_gone FROM softaudit.holds WHERE reason = 'case 1' \gset
-SELECT hold_id AS of_row FROM softaudit.holds WHERE reason = 'case 2' \gset
+SELECT softaudit.hold('s35.gone', 'matter 35-1');
+SELECT softaudit.hold('s35.keyless', 1, 'matter 35-2');
+SELECT softaudit.hold('s35.keyless', 2, 'matter 35-3');
+SELECT hold_id AS of_gone FROM softaudit.holds WHERE reason = 'matter 35-1' \gset
+SELECT hold_id AS of_row FROM softaudit.holds WHERE reason = 'matter 35-2' \gset
 DROP TABLE s35.gone;
 ALTER TABLE s35.keyless DROP CONSTRAINT keyless_key;
 SELECT softaudit.release('s35.keyless', 1);
@@ -22,11 +22,11 @@ SELECT softaudit.release_hold(:of_row);
 RESET ROLE;
 SELECT softaudit.release_hold(:of_gone);
 SELECT softaudit.release_hold(:of_row);
-SELECT reason FROM softaudit.holds WHERE reason LIKE 'case %';
+SELECT reason FROM softaudit.holds WHERE reason LIKE 'matter 35-%';
 SELECT event, relation, reason, details ? 'row_ref' AS of_a_row FROM softaudit.events WHERE event = 'RELEASE' AND schema_name = 's35' ORDER BY 2;
 SELECT softaudit.release_hold(-1);
 SELECT softaudit.release_hold(NULL);
-SELECT softaudit.release_hold(hold_id) FROM softaudit.holds WHERE reason = 'case 3';
+SELECT softaudit.release_hold(hold_id) FROM softaudit.holds WHERE reason = 'matter 35-3';
 GRANT EXECUTE ON FUNCTION softaudit.release_hold(bigint) TO regress_sau_stranger;
 SET ROLE regress_sau_stranger;
 SELECT softaudit.release_hold(-1);
