@@ -55,6 +55,7 @@ CREATE FUNCTION softaudit.prepare_enable(target regclass, partition_by interval,
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    -- before configure() is compiled, too, which knows the registry's row type
     PERFORM softaudit.ensure_log();
     IF EXISTS (SELECT FROM softaudit.registry r WHERE r.relation = target) THEN
         RETURN;
@@ -80,8 +81,6 @@ CREATE FUNCTION softaudit.enable_apply(
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 BEGIN
-    -- before configure() is compiled, which knows the registry's row type
-    PERFORM softaudit.ensure_log();
     PERFORM softaudit.configure(target, jsonb_strip_nulls(jsonb_build_object(
         'soft_delete', soft_delete, 'audit', audit, 'images', images,
         'exclude', exclude, 'redact', redact, 'ignore', ignore,

@@ -286,18 +286,16 @@ BEGIN
      WHERE NOT softaudit.is_ahead(g.group_id) AND EXISTS (SELECT FROM softaudit.registry r WHERE r.log_group = g.group_id AND r.relation IS NOT NULL);
     result := result || COALESCE(more, '[]');
 
-    -- holds that may have been forgotten
-    SELECT jsonb_agg(jsonb_build_object('of', r.table_id, 'severity', 'INFO', 'object', r.relation::text,
-               'advice', format('%s of table "%s" is held since %s: %s', CASE WHEN h.row_ref IS NULL THEN 'the whole' ELSE 'a row' END, r.relation, h.held_at::date, h.reason),
-               'sql', CASE WHEN h.row_ref IS NULL THEN format('SELECT softaudit.release(%L);', r.relation)
-                           WHEN cardinality(r.key_columns) = 1 AND jsonb_typeof(h.row_key -> r.key_columns[1]::text) NOT IN ('array', 'object')
+    -- holds that may have been forgotten; by number where the table is gone, or the key is none that one writes
+    SELECT jsonb_agg(jsonb_build_object('of', h.table_id, 'severity', 'INFO', 'object', n.name,
+               'advice', format('%s of table "%s" is held since %s: %s', CASE WHEN h.row_ref IS NULL THEN 'the whole' ELSE 'a row' END, n.name, h.held_at::date, h.reason),
+               'sql', CASE WHEN h.row_ref IS NULL AND r.relation IS NOT NULL THEN format('SELECT softaudit.release(%L);', r.relation)
+                           WHEN r.relation IS NOT NULL AND jsonb_typeof(h.row_key -> r.key_columns[1]::text) IN ('string', 'number', 'boolean') AND cardinality(r.key_columns) = 1
                            THEN format('SELECT softaudit.release(%L, %L);', r.relation, h.row_key ->> r.key_columns[1]::text)
-                           WHEN cardinality(r.key_columns) = 1
-                           THEN format('SELECT softaudit.release(%L, %s);', r.relation,
-                                       (SELECT softaudit.key_literal(h.row_key -> e.column_name::text, e.type_id, e.is_json) FROM softaudit.equalities(r.relation, 't') e))
-                           ELSE format('SELECT softaudit.release(%L, %L);', r.relation, h.row_key) END) ORDER BY h.hold_id) INTO more
+                           ELSE format('SELECT softaudit.release_hold(%s);', h.hold_id) END) ORDER BY h.hold_id) INTO more
       FROM softaudit.holds h JOIN softaudit.registry r ON r.table_id = h.table_id
-     WHERE h.held_at < now() - interval '1 year' AND r.relation IS NOT NULL;
+     CROSS JOIN LATERAL (SELECT COALESCE(r.relation::text, format('%I.%I', r.schema_name, r.table_name)) AS name) n
+     WHERE h.held_at < now() - interval '1 year';
     RETURN result || COALESCE(more, '[]');
 END
 $$;

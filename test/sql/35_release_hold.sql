@@ -15,6 +15,8 @@ SELECT hold_id AS of_row FROM softaudit.holds WHERE reason = 'matter 35-2' \gset
 DROP TABLE s35.gone;
 ALTER TABLE s35.keyless DROP CONSTRAINT keyless_key;
 SELECT softaudit.release('s35.keyless', 1);
+UPDATE softaudit.holds SET held_at = '2020-01-01 12:00' WHERE reason LIKE 'matter 35-%' AND reason <> 'matter 35-3';
+SELECT object, advice, regexp_replace(sql, '[0-9]+', 'N') AS sql FROM softaudit.advise() WHERE object LIKE 's35.%' AND advice LIKE '% is held since %';
 CREATE ROLE regress_sau_stranger;
 GRANT USAGE ON SCHEMA softaudit TO regress_sau_stranger;
 SET ROLE regress_sau_stranger;
@@ -22,6 +24,7 @@ SELECT softaudit.release_hold(:of_row);
 RESET ROLE;
 SELECT softaudit.release_hold(:of_gone);
 SELECT softaudit.release_hold(:of_row);
+SELECT count(*) FROM softaudit.advise() WHERE object LIKE 's35.%' AND advice LIKE '% is held since %';
 SELECT reason FROM softaudit.holds WHERE reason LIKE 'matter 35-%';
 SELECT event, relation, reason, details ? 'row_ref' AS of_a_row FROM softaudit.events WHERE event = 'RELEASE' AND schema_name = 's35' ORDER BY 2;
 SELECT softaudit.release_hold(-1);
