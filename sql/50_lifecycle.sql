@@ -170,7 +170,7 @@ COMMENT ON FUNCTION softaudit.maintain_due_apply() IS
 'maintain_due() as the extension''s owner';
 
 CREATE FUNCTION softaudit.maintain_purge(run bigint) RETURNS bigint
-LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_delete';
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_batch';
 COMMENT ON FUNCTION softaudit.maintain_purge(bigint) IS
 'purge_step() that reports an error and ends the run, so that other tables get their turn';
 

@@ -539,7 +539,7 @@ COMMENT ON FUNCTION softaudit.delete_rows(regclass, tid[], text, text, boolean) 
 'deletes those of some rows that are still due and that nobody has locked; how many';
 
 CREATE FUNCTION softaudit.purge_step(run bigint) RETURNS bigint
-LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_delete';
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_batch';
 COMMENT ON FUNCTION softaudit.purge_step(bigint) IS
 'the next batch of a run that this session began; how many rows it dealt with, -1 when the run is done';
 

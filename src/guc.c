@@ -18,6 +18,7 @@ char	   *sau_guc_worker_role = NULL;
 int			sau_guc_worker_naptime = 3600;
 static int	sau_guc_retention_lock_timeout = 200;
 int			sau_guc_partitions_ahead = 3;
+double		sau_guc_purge_pause = 4;
 int			sau_guc_show_deleted = SAU_SHOW_LIVE;
 bool		sau_guc_hard_delete = false;
 
@@ -177,6 +178,13 @@ sau_guc_init(void)
 							200, 1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
+	DefineCustomRealVariable("softaudit.purge_pause",
+							 "How long purge and expiry pause after a batch that others took the processor from.",
+							 "In multiples of the time for which they had it; 0 for no pause.",
+							 &sau_guc_purge_pause,
+							 4, 0, 100,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
 	DefineCustomStringVariable("softaudit.worker_databases",
 							   "Names the databases that the background worker maintains.",
 							   "A list, separated by commas. The library must be in shared_preload_libraries.",

@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include <sys/resource.h>
+
 #include "access/genam.h"
 #include "access/relation.h"
 #include "catalog/heap.h"
@@ -19,7 +21,9 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "softaudit.h"
+#include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -27,6 +31,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/wait_event.h"
 
 /* What a physical DELETE is called in the log, and whether its image is kept. */
 static SauOperation removal = SAU_DELETE;
@@ -112,6 +117,79 @@ softaudit_lifecycle_delete(PG_FUNCTION_ARGS)
 	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
 	SPI_finish();
 	return owner_call(fcinfo);
+}
+
+/* ---- batches that make room where the processors are busy ---- */
+
+/* At most this of a wait is put down to one involuntary switch: the rest was for a disk or a lock. */
+#define SWITCH_WAIT_US	10000
+
+/* What a run owes to others, in microseconds. */
+static int64 pause_run = 0;
+static double pause_owed = 0;
+
+/* Pay it: nothing is locked yet. */
+static void
+pay_pause(void)
+{
+	instr_time	start;
+
+	INSTR_TIME_SET_CURRENT(start);
+	while (pause_owed >= 1000)
+	{
+		instr_time	passed;
+		double		owed = pause_owed;
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, (long) (owed / 1000), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		INSTR_TIME_SET_CURRENT(passed);
+		INSTR_TIME_SUBTRACT(passed, start);
+		INSTR_TIME_SET_CURRENT(start);
+		pause_owed = owed - INSTR_TIME_GET_MICROSEC(passed);
+	}
+}
+
+static double
+used_us(const struct rusage *usage)
+{
+	return (usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1e6 + usage->ru_utime.tv_usec + usage->ru_stime.tv_usec;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_lifecycle_batch);
+
+/*
+ * The body of the steps of a run, whose first argument is its number.  A batch that was taken off its
+ * processor was so for others who wanted it: the next one waits for softaudit.purge_pause times
+ * as long as that took.  Where nobody waits for a processor there are no pauses.
+ */
+Datum
+softaudit_lifecycle_batch(PG_FUNCTION_ARGS)
+{
+	struct rusage before;
+	struct rusage after;
+	instr_time	start;
+	instr_time	took;
+	Datum		result;
+	int64		run = PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0);
+	double		waited;
+
+	if (run != pause_run)
+		pause_owed = 0;
+	pause_run = run;
+	pay_pause();
+
+	INSTR_TIME_SET_CURRENT(start);
+	getrusage(RUSAGE_SELF, &before);
+	result = softaudit_lifecycle_delete(fcinfo);
+	getrusage(RUSAGE_SELF, &after);
+	INSTR_TIME_SET_CURRENT(took);
+	INSTR_TIME_SUBTRACT(took, start);
+
+	waited = Min(INSTR_TIME_GET_MICROSEC(took) - (used_us(&after) - used_us(&before)),
+				 (double) (after.ru_nivcsw - before.ru_nivcsw) * SWITCH_WAIT_US);
+	pause_owed = Max(pause_owed, 0) + Max(waited, 0) * sau_guc_purge_pause;
+	return result;
 }
 
 PG_FUNCTION_INFO_V1(softaudit_lifecycle_query);

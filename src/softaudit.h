@@ -152,6 +152,7 @@ sau_buf_align4(SauBuf *buf)
 extern char *sau_guc_actor_setting;
 extern char *sau_guc_context;
 extern int	sau_guc_partitions_ahead;
+extern double sau_guc_purge_pause;
 
 /* softaudit.show_deleted */
 typedef enum SauShow
