@@ -47,205 +47,13 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-/* Settings that a type's output depends on. */
-#define PIN_TIMEZONE	0x01
-#define PIN_DATESTYLE	0x02
-#define PIN_INTERVAL	0x04
-#define PIN_BYTEA		0x08
-#define PIN_FLOAT		0x10
-#define PIN_MONEY		0x20
-#define PIN_PATH		0x40
-#define PIN_ALL			0x7F
-
 /* Longer values may make to_jsonb() fail for their size alone. */
 #define GUARD_SIZE		(32 * 1024 * 1024)
 
 static uint8 secret[PG_SHA256_DIGEST_LENGTH];
 static Oid	secret_relid = InvalidOid;	/* where it was read from */
 
-/* ---- pinned settings ---- */
-
-/* Which of these settings stand otherwise than images want them. */
-static int
-settings_off(int pins)
-{
-	int			off = 0;
-
-	if ((pins & PIN_TIMEZONE) && strcmp(pg_get_timezone_name(session_timezone), "UTC") != 0)
-		off |= PIN_TIMEZONE;
-	if ((pins & PIN_DATESTYLE) && DateStyle != USE_ISO_DATES)
-		off |= PIN_DATESTYLE;
-	if ((pins & PIN_INTERVAL) && IntervalStyle != INTSTYLE_POSTGRES)
-		off |= PIN_INTERVAL;
-	if ((pins & PIN_BYTEA) && bytea_output != BYTEA_OUTPUT_HEX)
-		off |= PIN_BYTEA;
-	if ((pins & PIN_FLOAT) && extra_float_digits != 1)
-		off |= PIN_FLOAT;
-	if ((pins & PIN_MONEY) && strcmp(GetConfigOption("lc_monetary", false, false), "C") != 0)
-		off |= PIN_MONEY;
-	if ((pins & PIN_PATH) &&
-		(strcmp(namespace_search_path, "pg_catalog") != 0 || quote_all_identifiers))
-		off |= PIN_PATH;
-	return off;
-}
-
-static void
-set_one(const char *name, const char *value)
-{
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/*
- * Pin the settings that are off; returns the nest level to hand to unpin(), or 0
- * where nothing had to be done.  An error unwinds it with its (sub)transaction.
- */
-int
-sau_codec_pin(int pins)
-{
-	int			off;
-	int			level;
-
-	if (pins == 0 || (off = settings_off(pins)) == 0)
-		return 0;
-	level = NewGUCNestLevel();
-	if (off & PIN_TIMEZONE)
-		set_one("TimeZone", "UTC");
-	if (off & PIN_DATESTYLE)
-		set_one("DateStyle", "ISO");
-	if (off & PIN_INTERVAL)
-		set_one("IntervalStyle", "postgres");
-	if (off & PIN_BYTEA)
-		set_one("bytea_output", "hex");
-	if (off & PIN_FLOAT)
-		set_one("extra_float_digits", "1");
-	if (off & PIN_MONEY)
-		set_one("lc_monetary", "C");
-	if (off & PIN_PATH)
-	{
-		set_one("search_path", "pg_catalog");
-		set_one("quote_all_identifiers", "off");
-	}
-	return level;
-}
-
-void
-sau_codec_unpin(int level)
-{
-	if (level > 0)
-		AtEOXact_GUC(true, level);
-}
-
-/* Pin all settings, for a caller that converts values by itself. */
-int
-sau_codec_pin_all(void)
-{
-	return sau_codec_pin(PIN_ALL);
-}
-
 /* ---- choosing a codec ---- */
-
-/* What the output of a type depends on, looking through arrays and ranges. */
-static int
-pins_of(Oid typid)
-{
-	Oid			elem;
-
-	typid = getBaseType(typid);
-	switch (typid)
-	{
-		case BOOLOID:
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-		case NUMERICOID:
-		case TEXTOID:
-		case VARCHAROID:
-		case BPCHAROID:
-		case NAMEOID:
-		case CHAROID:
-		case UUIDOID:
-		case JSONOID:
-		case JSONBOID:
-		case JSONPATHOID:
-		case XMLOID:
-		case OIDOID:
-		case XIDOID:
-		case XID8OID:
-		case CIDOID:
-		case TIDOID:
-		case DATEOID:
-		case TIMESTAMPOID:
-		case INETOID:
-		case CIDROID:
-		case MACADDROID:
-		case MACADDR8OID:
-		case BITOID:
-		case VARBITOID:
-		case TSVECTOROID:
-		case TSQUERYOID:
-		case PG_LSNOID:
-		case PG_SNAPSHOTOID:
-		case INT4RANGEOID:
-		case INT8RANGEOID:
-		case NUMRANGEOID:
-		case INT4MULTIRANGEOID:
-		case INT8MULTIRANGEOID:
-		case NUMMULTIRANGEOID:
-		case INT2VECTOROID:
-		case OIDVECTOROID:
-		case ACLITEMOID:
-			return 0;
-		case TIMESTAMPTZOID:
-			return PIN_TIMEZONE;
-		case TIMEOID:
-		case TIMETZOID:
-		case DATERANGEOID:
-		case DATEMULTIRANGEOID:
-		case TSRANGEOID:
-		case TSMULTIRANGEOID:
-			return PIN_DATESTYLE;
-		case TSTZRANGEOID:
-		case TSTZMULTIRANGEOID:
-			return PIN_DATESTYLE | PIN_TIMEZONE;
-		case INTERVALOID:
-			return PIN_INTERVAL;
-		case BYTEAOID:
-			return PIN_BYTEA;
-		case FLOAT4OID:
-		case FLOAT8OID:
-		case POINTOID:
-		case LSEGOID:
-		case PATHOID:
-		case BOXOID:
-		case POLYGONOID:
-		case LINEOID:
-		case CIRCLEOID:
-			return PIN_FLOAT;
-		case CASHOID:
-			return PIN_MONEY;
-		case REGPROCOID:
-		case REGPROCEDUREOID:
-		case REGOPEROID:
-		case REGOPERATOROID:
-		case REGCLASSOID:
-		case REGCOLLATIONOID:
-		case REGTYPEOID:
-		case REGROLEOID:
-		case REGNAMESPACEOID:
-		case REGCONFIGOID:
-		case REGDICTIONARYOID:
-			return PIN_PATH;
-		default:
-			break;
-	}
-	elem = get_element_type(typid);
-	if (OidIsValid(elem))
-		return pins_of(elem);
-	if (get_typtype(typid) == TYPTYPE_ENUM)
-		return 0;
-	return PIN_ALL;
-}
 
 static bool
 has_json_cast(Oid typid)
@@ -367,7 +175,7 @@ sau_codec_choose(SauCodec *codec, MemoryContext cxt)
 			break;
 	}
 
-	codec->pins = pins_of(typid);
+	codec->pins = sau_pins_of(typid);
 	codec->guarded = may_refuse(typid);
 	if (OidIsValid(get_element_type(typid)) || typid == ANYARRAYOID ||
 		typid == RECORDARRAYOID || type_is_rowtype(typid) || has_json_cast(typid))
@@ -819,13 +627,13 @@ put_guarded(SauBuf *out, SauCodec *codec, Datum value)
 	MemoryContextSwitchTo(oldcxt);
 	PG_TRY();
 	{
-		int			level = sau_codec_pin(codec->pins);
+		int			level = sau_pins_set(codec->pins);
 
 		if (codec->kind == SAU_CODEC_OUTPUT)
 		{
 			char	   *text = OutputFunctionCall(&codec->fn, value);
 
-			sau_codec_unpin(level);
+			sau_pins_reset(level);
 			if (strlen(text) > JENTRY_OFFLENMASK)
 				ereport(ERROR,
 						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -837,7 +645,7 @@ put_guarded(SauBuf *out, SauCodec *codec, Datum value)
 		{
 			Datum		jsonb = FunctionCall1(&codec->fn, value);
 
-			sau_codec_unpin(level);
+			sau_pins_reset(level);
 			entry = put_jsonb_datum(out, jsonb);
 		}
 		ReleaseCurrentSubTransaction();

@@ -1,9 +1,9 @@
 /*
  * filter.c
- *		What queries see of soft-deleted tables, and DELETE as a mark.
+ *		What queries see of soft-deleted tables.
  *
  * Step of the path: a query was parsed and rewritten and is about to be planned; this
- * file changes it so that it sees live rows only, and a DELETE marks rows.
+ * file changes it so that it sees live rows only, and has a DELETE mark rows (mark.c).
  *
  * In the planner hook every reference to a marked relation is replaced, where it stands
  * in the join tree, by FromExpr([reference], column IS NULL): right beneath every outer
@@ -18,16 +18,9 @@
  */
 #include "postgres.h"
 
-#include "access/sysattr.h"
-#include "access/table.h"
-#include "access/tableam.h"
-#include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
-#include "catalog/pg_type.h"
-#include "commands/copy.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -35,15 +28,9 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/paths.h"
 #include "optimizer/planner.h"
-#include "parser/parse_func.h"
 #include "parser/parsetree.h"
-#include "replication/walsender.h"
-#include "rewrite/rewriteHandler.h"
 #include "softaudit.h"
-#include "storage/lmgr.h"
-#include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -74,65 +61,7 @@ static set_rel_pathlist_hook_type prev_set_rel_pathlist = NULL;
 /* The planner call that is under way, for the net; NULL where nothing marked was found. */
 static FilterContext *current = NULL;
 
-/* Within a utility command that has PostgreSQL check foreign keys by queries. */
-static int	in_ddl = 0;
-
-/* The query of the CREATE TABLE AS that began last; it may be gone by now, and is compared only. */
-const Node *sau_collected_query = NULL;
-
-/* synchronize_seqscans was turned off by hand, as a dump does it. */
-static bool dump_setting = false;
-
 static void filter_query(Query *query, FilterContext *ctx);
-
-/* ---- who is not filtered ---- */
-
-/*
- * Is this one of PostgreSQL's own foreign-key queries (ri_triggers.c), or one of ours?  The flag alone
- * would let through what users' triggers do within a cascade, so the text counts, too.
- * RI_Initial_Check() and RI_PartitionRemove_Check() run without the flag.
- */
-static bool
-is_foreign_key_query(const char *text)
-{
-	if (text == NULL)
-		return false;
-	if (InNoForceRLSOperation())
-		return strncmp(text, SAU_KEY_QUERY, strlen(SAU_KEY_QUERY)) == 0 ||
-			((strncmp(text, "SELECT 1 FROM ", 14) == 0 ||
-			  strncmp(text, "DELETE FROM ", 12) == 0 ||
-			  strncmp(text, "UPDATE ", 7) == 0) &&
-			 strstr(text, " OPERATOR(") != NULL);
-	return in_ddl > 0 && strncmp(text, "SELECT fk.", 10) == 0;
-}
-
-/*
- * Foreign keys act on a table as its owner.  What else looks like their queries, in a
- * trigger that a cascade fires, is not to delete rows of somebody else's table for good.
- */
-static bool
-is_owners(Query *query)
-{
-	return query->resultRelation == 0 ||
-		sau_compat_relation_owner(rt_fetch(query->resultRelation, query->rtable)->relid) == GetUserId();
-}
-
-/*
- * A dump must be complete.  pg_dump tells itself by what it sets in every mode: a
- * read-only snapshot for the whole session, and scans that start at the first block.
- */
-static bool
-is_dump(void)
-{
-	return dump_setting && !synchronize_seqscans && XactReadOnly && IsolationUsesXactSnapshot();
-}
-
-/* What queries of this session see now, unless they say for themselves. */
-static SauShow
-shown_now(void)
-{
-	return (am_walsender || is_dump()) ? SAU_SHOW_ALL : (SauShow) sau_guc_show_deleted;
-}
 
 /* ---- what a reference's own conditions say ---- */
 
@@ -209,18 +138,6 @@ is_mentioned(Query *query, int rti, AttrNumber attno)
 
 /* ---- conditions ---- */
 
-static Node *
-column_test(const SauMarker *marker, int rti, NullTestType type)
-{
-	NullTest   *test = makeNode(NullTest);
-
-	test->arg = (Expr *) makeVar(rti, marker->attno, marker->typid, marker->typmod, InvalidOid, 0);
-	test->nulltesttype = type;
-	test->argisrow = false;
-	test->location = -1;
-	return (Node *) test;
-}
-
 /* What an expression is beneath casts. */
 static Node *
 strip_casts(Node *node)
@@ -237,22 +154,6 @@ strip_casts(Node *node)
 		else
 			return node;
 	}
-}
-
-/* What a target list assigns to a column, or NULL. */
-static Node *
-assigned(List *targetlist, AttrNumber attno)
-{
-	ListCell   *lc;
-
-	foreach(lc, targetlist)
-	{
-		TargetEntry *tle = lfirst_node(TargetEntry, lc);
-
-		if (!tle->resjunk && tle->resno == attno)
-			return (Node *) tle->expr;
-	}
-	return NULL;
 }
 
 /*
@@ -272,14 +173,14 @@ condition_of(Query *query, int rti, const SauMarker *marker, FilterContext *ctx)
 		Shown	   *shown = lfirst(lc);
 
 		if (shown->query == query)
-			return shown->show == SAU_SHOW_ALL ? NULL : column_test(marker, rti, IS_NOT_NULL);
+			return shown->show == SAU_SHOW_ALL ? NULL : sau_mark_test(marker, rti, IS_NOT_NULL);
 	}
 
 	if (is_target && query->commandType == CMD_DELETE && !sau_guc_hard_delete)
-		return column_test(marker, rti, IS_NULL);
+		return sau_mark_test(marker, rti, IS_NULL);
 	if (is_target && query->commandType == CMD_UPDATE)
 	{
-		Node	   *raw = assigned(query->targetList, marker->attno);
+		Node	   *raw = sau_mark_assigned(query->targetList, marker->attno);
 		Node	   *value = strip_casts(raw);
 
 		if (value && IsA(value, Const) && ((Const *) value)->constisnull)
@@ -295,24 +196,24 @@ condition_of(Query *query, int rti, const SauMarker *marker, FilterContext *ctx)
 			test->argisrow = false;
 			test->location = -1;
 			ctx->exempt = lappend_oid(ctx->exempt, marker->relid);
-			return (Node *) makeBoolExpr(OR_EXPR, list_make2(test, column_test(marker, rti, IS_NULL)), -1);
+			return (Node *) makeBoolExpr(OR_EXPR, list_make2(test, sau_mark_test(marker, rti, IS_NULL)), -1);
 		}
-		return column_test(marker, rti, IS_NULL);
+		return sau_mark_test(marker, rti, IS_NULL);
 	}
 	if (is_mentioned(query, rti, marker->attno))
 		return NULL;
 	if (is_target && query->commandType == CMD_MERGE)
-		return column_test(marker, rti, IS_NULL);
+		return sau_mark_test(marker, rti, IS_NULL);
 	switch (show)
 	{
 		case SAU_SHOW_ALL:
 			return NULL;
 		case SAU_SHOW_DELETED:
-			return column_test(marker, rti, IS_NOT_NULL);
+			return sau_mark_test(marker, rti, IS_NOT_NULL);
 		case SAU_SHOW_LIVE:
 			break;
 	}
-	return column_test(marker, rti, IS_NULL);
+	return sau_mark_test(marker, rti, IS_NULL);
 }
 
 /* Put the conditions where their references stand in a join tree. */
@@ -374,203 +275,6 @@ place_merge_conditions(Query *query, Node **conditions)
 	place_conditions((Node *) query->jointree, conditions);
 }
 
-/* ---- DELETE as a mark ---- */
-
-static Oid
-our_function(const char *name, int nargs, const Oid *types)
-{
-	return LookupFuncName(list_make2(makeString(SAU_SCHEMA), makeString(pstrdup(name))), nargs, types, false);
-}
-
-/*
- * The assignment of a stamp: a subquery without references, so that it is evaluated
- * once a statement and all its rows get the same.
- */
-static TargetEntry *
-stamp_entry(Query *query, const SauMarker *marker)
-{
-	bool		is_utc = marker->typid == TIMESTAMPOID;
-	Oid			funcid = our_function(is_utc ? "deletion_stamp_utc" : "deletion_stamp", 0, NULL);
-	Oid			typid = is_utc ? TIMESTAMPOID : TIMESTAMPTZOID;
-	Query	   *sub = makeNode(Query);
-	SubLink    *sublink = makeNode(SubLink);
-
-	sub->commandType = CMD_SELECT;
-	sub->querySource = QSRC_ORIGINAL;
-	sub->canSetTag = true;
-	sub->jointree = makeFromExpr(NIL, NULL);
-	sub->targetList = list_make1(makeTargetEntry((Expr *) makeFuncExpr(funcid, typid, NIL, InvalidOid, InvalidOid,
-																		 COERCE_EXPLICIT_CALL),
-												 1, pstrdup("stamp"), false));
-	sub->stmt_location = -1;
-	sublink->subLinkType = EXPR_SUBLINK;
-	sublink->subselect = (Node *) sub;
-	sublink->location = -1;
-	query->hasSubLinks = true;
-	return makeTargetEntry((Expr *) sublink, marker->attno,
-						   get_attname(marker->relid, marker->attno, false), false);
-}
-
-typedef struct ReturningContext
-{
-	int			rti;
-	Oid			relid;
-	AttrNumber	attno;
-	int			sublevels_up;
-} ReturningContext;
-
-static Node *old_var(Var *var, ReturningContext *context);
-
-/* A whole row, column by column. */
-static Node *
-old_row(Var *var, ReturningContext *context)
-{
-	Relation	relation = table_open(context->relid, NoLock);
-	TupleDesc	desc = RelationGetDescr(relation);
-	RowExpr    *row = makeNode(RowExpr);
-
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		row->args = lappend(row->args, att->attisdropped ? (Node *) makeNullConst(INT4OID, -1, InvalidOid) :
-							old_var(makeVar(var->varno, i + 1, att->atttypid, att->atttypmod, att->attcollation, var->varlevelsup), context));
-	}
-	table_close(relation, NoLock);
-	row->row_typeid = var->vartype;
-	row->row_format = COERCE_IMPLICIT_CAST;
-	row->location = -1;
-	return (Node *) row;
-}
-
-/* A reference to the target in RETURNING of a DELETE: all columns are unchanged, and the marker was NULL. */
-static Node *
-old_var(Var *var, ReturningContext *context)
-{
-	Node	   *old = sau_compat_returning_old(var);
-
-	if (old)
-		return old;
-	if (var->varattno == InvalidAttrNumber)
-		return old_row(var, context);
-	if (var->varattno == context->attno)
-		return (Node *) makeNullConst(var->vartype, var->vartypmod, var->varcollid);
-	return (Node *) copyObject(var);
-}
-
-static Node *
-returning_mutator(Node *node, ReturningContext *context)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Var))
-	{
-		Var		   *var = (Var *) node;
-
-		if (var->varno == context->rti && var->varlevelsup == context->sublevels_up)
-			return old_var(var, context);
-	}
-	if (IsA(node, Query))
-	{
-		Query	   *result;
-
-		context->sublevels_up++;
-		result = query_tree_mutator((Query *) node, returning_mutator, context, 0);
-		context->sublevels_up--;
-		return (Node *) result;
-	}
-	return expression_tree_mutator(node, returning_mutator, context);
-}
-
-/* Tell the executor that the column is updated; the privilege asked for stays DELETE. */
-static void
-note_update(Query *query, RangeTblEntry *rte, const SauMarker *marker)
-{
-	sau_compat_add_updated_col(query, rte, marker->attno);
-}
-
-static void
-convert_delete(Query *query, const SauMarker *marker)
-{
-	RangeTblEntry *rte = rt_fetch(query->resultRelation, query->rtable);
-	ReturningContext context = {query->resultRelation, marker->relid, marker->attno, 0};
-
-	query->commandType = CMD_UPDATE;
-	query->targetList = list_make1(stamp_entry(query, marker));
-	query->returningList = (List *) returning_mutator((Node *) query->returningList, &context);
-	note_update(query, rte, marker);
-}
-
-static void
-convert_merge(Query *query, const SauMarker *marker, bool is_filtered)
-{
-	ListCell   *lc;
-
-	foreach(lc, query->mergeActionList)
-	{
-		MergeAction *action = lfirst_node(MergeAction, lc);
-		TargetEntry *tle;
-
-		if (action->commandType != CMD_DELETE)
-			continue;
-		tle = stamp_entry(query, marker);
-		if (!is_filtered)
-		{
-			/* deleted rows may be among them: those keep their stamp */
-			CoalesceExpr *coalesce = makeNode(CoalesceExpr);
-
-			coalesce->coalescetype = marker->typid;
-			coalesce->args = list_make2(makeVar(query->resultRelation, marker->attno, marker->typid, marker->typmod, InvalidOid, 0),
-										tle->expr);
-			coalesce->location = -1;
-			tle->expr = (Expr *) coalesce;
-		}
-		action->commandType = CMD_UPDATE;
-		action->targetList = list_make1(tle);
-		note_update(query, rt_fetch(query->resultRelation, query->rtable), marker);
-	}
-}
-
-/*
- * INSERT ... ON CONFLICT: the live-unique index is found without its predicate being
- * spelled, and a deleted row that a full index finds is not updated behind the
- * curtain, unless the statement restores it.
- */
-static void
-convert_on_conflict(Query *query, const SauMarker *marker)
-{
-	OnConflictExpr *oc = query->onConflict;
-	int			rti = query->resultRelation;
-
-	if (oc->arbiterElems != NIL)
-		oc->arbiterWhere = make_and_qual(oc->arbiterWhere, column_test(marker, rti, IS_NULL));
-	if (oc->action == ONCONFLICT_UPDATE)
-	{
-		Oid			types[2] = {BOOLOID, OIDOID};
-		Node	   *value = assigned(oc->onConflictSet, marker->attno);
-		Node	   *deleted = column_test(marker, rti, IS_NOT_NULL);
-		Node	   *guard;
-
-		if (value)
-		{
-			NullTest   *test = makeNode(NullTest);
-
-			test->arg = (Expr *) copyObject(value);
-			test->nulltesttype = IS_NOT_NULL;
-			test->argisrow = false;
-			test->location = -1;
-			deleted = (Node *) makeBoolExpr(AND_EXPR, list_make2(deleted, test), -1);
-		}
-		guard = (Node *) makeFuncExpr(our_function("refuse_deleted", 2, types), BOOLOID,
-									  list_make2(deleted,
-												 makeConst(OIDOID, -1, InvalidOid, sizeof(Oid),
-														   ObjectIdGetDatum(marker->relid), false, true)),
-									  InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
-		oc->onConflictWhere = oc->onConflictWhere ?
-			(Node *) makeBoolExpr(AND_EXPR, list_make2(guard, oc->onConflictWhere), -1) : guard;
-	}
-}
-
 /* ---- one level of a query ---- */
 
 static void
@@ -617,135 +321,16 @@ filter_level(Query *query, FilterContext *ctx)
 	if (target == NULL)
 		return;
 	if (query->commandType == CMD_INSERT && query->onConflict)
-		convert_on_conflict(query, target);
+		sau_mark_on_conflict(query, target);
 	if (sau_guc_hard_delete)
 		return;
 	if (query->commandType == CMD_DELETE)
-		convert_delete(query, target);
+		sau_mark_delete(query, target);
 	else if (query->commandType == CMD_MERGE)
-		convert_merge(query, target, target_filtered);
+		sau_mark_merge(query, target, target_filtered);
 }
 
 /* ---- functions in FROM ---- */
-
-typedef struct ColumnsContext
-{
-	int			rti;
-	int			sublevels_up;
-	Bitmapset  *attnos;			/* by attno, zero for the whole row */
-} ColumnsContext;
-
-static bool
-columns_walker(Node *node, ColumnsContext *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, Var))
-	{
-		Var		   *var = (Var *) node;
-
-		if (var->varno == context->rti && var->varlevelsup == context->sublevels_up && var->varattno >= 0)
-			context->attnos = bms_add_member(context->attnos, var->varattno);
-		return false;
-	}
-	if (IsA(node, Query))
-	{
-		bool		result;
-
-		context->sublevels_up++;
-		result = query_tree_walker((Query *) node, columns_walker, context, 0);
-		context->sublevels_up--;
-		return result;
-	}
-	return expression_tree_walker(node, columns_walker, context);
-}
-
-/*
- * Make softaudit.with_deleted(NULL::t) and only_deleted(NULL::t) a subquery on the
- * table, which the planner pulls up: indexes and conditions reach it, and the caller's
- * privileges and row-level security hold.
- */
-static void
-show_table(Query *query, int rti, RangeTblEntry *rte, FuncExpr *call, SauShow show, FilterContext *ctx)
-{
-	Oid			relid = get_typ_typrelid(getBaseType(exprType(linitial(call->args))));
-	ColumnsContext columns = {rti, 0, NULL};
-	Relation	relation;
-	TupleDesc	desc;
-	Query	   *sub = makeNode(Query);
-	RangeTblEntry *ref;
-	RangeTblRef *rtr = makeNode(RangeTblRef);
-	List	   *names = NIL;
-	Shown	   *shown = palloc(sizeof(Shown));
-
-	if (rte->funcordinality || list_length(rte->functions) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("softaudit.%s() cannot be used WITH ORDINALITY or in ROWS FROM", get_func_name(call->funcid)),
-				 errhint("Use row_number() OVER (), or make it a FROM item of its own.")));
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("the argument of softaudit.%s() is not of a table's row type", get_func_name(call->funcid)),
-				 errhint("Write NULL::t, where t is the table.")));
-	LockRelationOid(relid, AccessShareLock);
-	if (sau_marker_get(relid) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"%s\" is not soft-deleted", get_rel_name(relid) ? get_rel_name(relid) : "?"),
-				 errhint("Call softaudit.enable() for it.")));
-
-	query_tree_walker(query, columns_walker, &columns, 0);
-	relation = table_open(relid, NoLock);
-	desc = RelationGetDescr(relation);
-
-	ref = makeNode(RangeTblEntry);
-	ref->rtekind = RTE_RELATION;
-	ref->relid = relid;
-	ref->relkind = relation->rd_rel->relkind;
-	ref->rellockmode = AccessShareLock;
-	ref->inh = true;
-	ref->inFromCl = true;
-	sub->rtable = list_make1(ref);
-	sau_compat_ask_select(sub, ref);
-	sub->commandType = CMD_SELECT;
-	sub->querySource = QSRC_ORIGINAL;
-	sub->canSetTag = true;
-	sub->stmt_location = -1;
-	rtr->rtindex = 1;
-	sub->jointree = makeFromExpr(list_make1(rtr), NULL);
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		bool		wanted = bms_is_member(0, columns.attnos) || bms_is_member(i + 1, columns.attnos);
-		Expr	   *expr;
-
-		if (att->attisdropped)
-			expr = (Expr *) makeNullConst(INT4OID, -1, InvalidOid);
-		else if (!wanted)
-			expr = (Expr *) makeNullConst(att->atttypid, att->atttypmod, att->attcollation);
-		else
-		{
-			expr = (Expr *) makeVar(1, i + 1, att->atttypid, att->atttypmod, att->attcollation, 0);
-			sau_compat_add_selected_col(sub, ref, i + 1);
-		}
-		names = lappend(names, makeString(pstrdup(att->attisdropped ? "" : NameStr(att->attname))));
-		sub->targetList = lappend(sub->targetList, makeTargetEntry(expr, i + 1, pstrdup(NameStr(att->attname)), false));
-	}
-	ref->eref = makeAlias(RelationGetRelationName(relation), names);
-	table_close(relation, NoLock);
-
-	/* row-level security */
-	sub = linitial_node(Query, QueryRewrite(sub));
-	ctx->by_role |= sub->hasRowSecurity;
-
-	rte->rtekind = RTE_SUBQUERY;
-	rte->subquery = sub;
-	rte->security_barrier = false;
-	shown->query = sub;
-	shown->show = show;
-	ctx->shown = lappend(ctx->shown, shown);
-}
 
 static bool
 is_sql_function(Oid funcid)
@@ -798,7 +383,12 @@ expand_function(Query *query, int rti, RangeTblEntry *rte, FilterContext *ctx)
 
 				if (strcmp(name, "with_deleted") == 0 || strcmp(name, "only_deleted") == 0)
 				{
-					show_table(query, rti, rte, call, name[0] == 'w' ? SAU_SHOW_ALL : SAU_SHOW_DELETED, ctx);
+					Shown	   *shown = palloc(sizeof(Shown));
+
+					shown->query = sau_shown_expand(query, rti, rte, call);
+					shown->show = name[0] == 'w' ? SAU_SHOW_ALL : SAU_SHOW_DELETED;
+					ctx->shown = lappend(ctx->shown, shown);
+					ctx->by_role |= shown->query->hasRowSecurity;
 					return true;
 				}
 			}
@@ -933,12 +523,12 @@ softaudit_planner(SAU_PLANNER_PARAMS)
 	if (unlikely(sau_log_waiting > 0) && reads_log_walker((Node *) parse, NULL))
 		sau_log_flush();
 	was_delete = parse->commandType == CMD_DELETE;
-	if (is_foreign_key_query(query_string) && is_owners(parse))
+	if (sau_exempt_is_key_query(query_string) && sau_exempt_is_owners(parse))
 		ctx.is_open = true;
 	else
 	{
 		ctx.params = boundParams;
-		ctx.show = shown_now();
+		ctx.show = sau_exempt_shown_now();
 		filter_query(parse, &ctx);
 	}
 	is_marking = was_delete && parse->commandType == CMD_UPDATE;
@@ -977,117 +567,6 @@ softaudit_planner(SAU_PLANNER_PARAMS)
 		result->dependsOnRole |= ctx.root->glob->dependsOnRole;
 	}
 	return result;
-}
-
-/* ---- utility commands ---- */
-
-/*
- * COPY t TO reads the table without a plan: make it COPY (SELECT ...) TO, which gives
- * the same columns.  Returns the statement to run, which may be the one that came in.
- */
-static PlannedStmt *
-copy_as_query(PlannedStmt *pstmt)
-{
-	CopyStmt   *copy = (CopyStmt *) pstmt->utilityStmt;
-	SelectStmt *select;
-	Relation	relation;
-	Oid			relid;
-	List	   *names;
-	ListCell   *lc;
-
-	if (copy->is_from || copy->relation == NULL || shown_now() == SAU_SHOW_ALL)
-		return pstmt;
-	relid = RangeVarGetRelid(copy->relation, AccessShareLock, true);
-	if (!OidIsValid(relid) || sau_marker_get(relid) == NULL)
-		return pstmt;
-	relation = table_open(relid, NoLock);
-	if (relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE && !SAU_COMPAT_COPIES_PARTITIONED)
-	{
-		table_close(relation, NoLock);
-		return pstmt;
-	}
-	names = copy->attlist;
-	if (names != NIL)
-	{
-		/* what COPY refuses and SELECT would not: generated and system columns, one named twice */
-		(void) CopyGetAttnums(RelationGetDescr(relation), relation, names);
-	}
-	else
-	{
-		for (int i = 0; i < RelationGetNumberOfAttributes(relation); i++)
-		{
-			Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), i);
-
-			if (!att->attisdropped && att->attgenerated == '\0')
-				names = lappend(names, makeString(pstrdup(NameStr(att->attname))));
-		}
-	}
-
-	pstmt = copyObject(pstmt);
-	copy = (CopyStmt *) pstmt->utilityStmt;
-	select = makeNode(SelectStmt);
-	foreach(lc, names)
-	{
-		ResTarget  *target = makeNode(ResTarget);
-		ColumnRef  *column = makeNode(ColumnRef);
-
-		column->fields = list_make1(copyObject(lfirst(lc)));
-		column->location = -1;
-		target->val = (Node *) column;
-		target->location = -1;
-		select->targetList = lappend(select->targetList, target);
-	}
-	copy->relation->inh = relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
-	select->fromClause = list_make1(copy->relation);
-	copy->relation = NULL;
-	copy->attlist = NIL;
-	copy->query = (Node *) select;
-	table_close(relation, NoLock);
-	return pstmt;
-}
-
-/*
- * A utility command begins.  Returns the statement to run; "save" is for
- * sau_filter_utility_end(), which is to be called on an error, too.
- */
-PlannedStmt *
-sau_filter_utility_begin(PlannedStmt *pstmt, int *save)
-{
-	Node	   *tree = pstmt->utilityStmt;
-
-	*save = in_ddl;
-	switch (nodeTag(tree))
-	{
-		case T_AlterTableStmt:
-		case T_CreateStmt:
-		case T_DropStmt:
-			in_ddl++;
-			break;
-		case T_CopyStmt:
-			if (OidIsValid(sau_marker_function()))
-				return copy_as_query(pstmt);
-			break;
-		case T_CreateTableAsStmt:
-			sau_collected_query = ((CreateTableAsStmt *) tree)->query;
-			break;
-		default:
-			break;
-	}
-	return pstmt;
-}
-
-void
-sau_filter_utility_end(int save)
-{
-	in_ddl = save;
-}
-
-/* SET, or RESET: a setting that pg_dump gives itself, and hardly anybody else. */
-void
-sau_filter_set_command(VariableSetStmt *set)
-{
-	if (set->name && pg_strcasecmp(set->name, "synchronize_seqscans") == 0)
-		dump_setting = set->kind == VAR_SET_VALUE;
 }
 
 /* ---- the net ---- */
@@ -1129,7 +608,7 @@ softaudit_set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeT
 	marker = sau_marker_get(rte->relid);
 	if (marker == NULL || has_condition(rel, rti, marker->attno))
 		return;
-	if (shown_now() == SAU_SHOW_ALL || (current && current->is_open))
+	if (sau_exempt_shown_now() == SAU_SHOW_ALL || (current && current->is_open))
 		return;
 	if (current && list_member_oid(current->exempt, rte->relid))
 		return;
@@ -1137,48 +616,6 @@ softaudit_set_rel_pathlist(PlannerInfo *root, RelOptInfo *rel, Index rti, RangeT
 			(errcode(ERRCODE_INTERNAL_ERROR),
 			 errmsg("softaudit: unfiltered access to soft-deleted table \"%s\"", get_rel_name(rte->relid)),
 			 errhint("This is a defect of softaudit: please report it with the query. SET softaudit.show_deleted = on for a query that may see deleted rows.")));
-}
-
-PG_FUNCTION_INFO_V1(softaudit_refuse_deleted);
-
-/*
- * softaudit.refuse_deleted(is_deleted boolean, relation oid): true for a live row;
- * raises unique_violation for a deleted one, which INSERT ... ON CONFLICT DO UPDATE must
- * not change.
- */
-Datum
-softaudit_refuse_deleted(PG_FUNCTION_ARGS)
-{
-	if (!PG_ARGISNULL(0) && PG_GETARG_BOOL(0))
-	{
-		Oid			relid = PG_GETARG_OID(1);
-		char	   *name = get_rel_name(relid);
-
-		ereport(ERROR,
-				(errcode(ERRCODE_UNIQUE_VIOLATION),
-				 name ? err_generic_string(PG_DIAG_SCHEMA_NAME, get_namespace_name(get_rel_namespace(relid))) : 0,
-				 name ? err_generic_string(PG_DIAG_TABLE_NAME, name) : 0,
-				 errmsg("a deleted row of table \"%s\" has this key", name ? name : "?"),
-				 errdetail("ON CONFLICT found a row that is soft-deleted, in a unique index that counts deleted rows."),
-				 errhint("Bring the row back with softaudit.restore(), or remove it with softaudit.purge().")));
-	}
-	PG_RETURN_BOOL(true);
-}
-
-PG_FUNCTION_INFO_V1(softaudit_show_deleted);
-
-/*
- * softaudit.with_deleted(anyelement) and only_deleted(anyelement): the planner hook
- * makes a subquery of either in FROM, so the function itself is never called there.
- */
-Datum
-softaudit_show_deleted(PG_FUNCTION_ARGS)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("softaudit.%s() was called outside of FROM, or before softaudit was loaded",
-					get_func_name(fcinfo->flinfo->fn_oid)),
-			 errhint("Write SELECT ... FROM softaudit.with_deleted(NULL::t). The library is loaded now: run the statement again.")));
 }
 
 /* Set the hooks; called once when the library is loaded. */

@@ -14,11 +14,6 @@
  * Races are settled as PostgreSQL settles them.  A soft delete locks its rows as a DELETE
  * would (FOR UPDATE, which an UPDATE of the column does not), so it waits for whoever holds
  * FOR KEY SHARE from a child's check, and the check waits for it.
- *
- * A query on a table runs as that table's owner, as in ri_triggers.c: what compares its
- * columns may be somebody's function.  So none joins the two tables: the key values of the
- * rows at hand are read here and handed over, all at once as arrays.  Our queries are told
- * by their first words, so that the filter leaves them alone.
  */
 #include "postgres.h"
 
@@ -77,49 +72,7 @@ typedef struct Batch
 	TimestampTz *stamps;		/* of restored rows: the one they had */
 } Batch;
 
-/* A foreign key, as its catalog row says it. */
-typedef struct Key
-{
-	Oid			oid;
-	char	   *name;
-	Oid			child;
-	Oid			parent;
-	char		on_delete;
-	bool		is_deferrable;
-	bool		is_deferred;
-	int			n;
-	AttrNumber	child_atts[INDEX_MAX_KEYS];
-	AttrNumber	parent_atts[INDEX_MAX_KEYS];
-	Oid			operators[INDEX_MAX_KEYS];	/* parent's = child's */
-} Key;
-
-typedef enum QueryKind
-{
-	QUERY_LOCK,					/* on the rows themselves */
-	QUERY_REFERRED,				/* on the children of rows */
-	QUERY_CASCADE,
-	QUERY_CASCADE_RESTORE,
-	QUERY_DEAD_PARENT,			/* on the parents of rows */
-	QUERY_LOCK_PARENT,
-	QUERY_MARK,					/* on children by their place */
-	QUERY_UNMARK
-} QueryKind;
-
-typedef struct PlanKey
-{
-	Oid			relid;			/* the relation that the rows are in */
-	Oid			constraint;
-	QueryKind	kind;
-} PlanKey;
-
-typedef struct PlanEntry
-{
-	PlanKey		key;
-	SPIPlanPtr	plan;
-} PlanEntry;
-
 static Batch *batches = NULL;	/* newest first; in TopTransactionContext */
-static HTAB *plans = NULL;
 
 /* The depth of the statement whose cascades are under way, with all their levels; or -1. */
 static int	acting_depth = -1;
@@ -280,309 +233,17 @@ softaudit_follow_keys(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* ---- foreign keys of a relation ---- */
+/* ---- when a key is checked ---- */
 
 static bool
-read_key(Oid constraint, Key *key)
-{
-	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
-	Form_pg_constraint form;
-	Oid			pp[INDEX_MAX_KEYS];
-	Oid			ff[INDEX_MAX_KEYS];
-	AttrNumber	set_cols[INDEX_MAX_KEYS];
-	int			n_set_cols;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	form = (Form_pg_constraint) GETSTRUCT(tuple);
-	if (form->contype != CONSTRAINT_FOREIGN)
-	{
-		ReleaseSysCache(tuple);
-		return false;
-	}
-	key->oid = constraint;
-	key->name = pstrdup(NameStr(form->conname));
-	key->child = form->conrelid;
-	key->parent = form->confrelid;
-	key->on_delete = form->confdeltype;
-	key->is_deferrable = form->condeferrable;
-	key->is_deferred = form->condeferred;
-	DeconstructFkConstraintRow(tuple, &key->n, key->child_atts, key->parent_atts, key->operators,
-							   pp, ff, &n_set_cols, set_cols);
-	ReleaseSysCache(tuple);
-	return true;
-}
-
-/*
- * The foreign keys that a relation is in, as the parent or as the child: those whose
- * triggers it has, which for a partition are its own.
- */
-static List *
-keys_of(Relation relation, int trigger_type)
-{
-	TriggerDesc *desc = relation->trigdesc;
-	List	   *seen = NIL;
-	List	   *keys = NIL;
-	ListCell   *lc;
-
-	for (int i = 0; desc && i < desc->numtriggers; i++)
-		if (OidIsValid(desc->triggers[i].tgconstraint) &&
-			RI_FKey_trigger_type(desc->triggers[i].tgfoid) == trigger_type)
-			seen = list_append_unique_oid(seen, desc->triggers[i].tgconstraint);
-	foreach(lc, seen)
-	{
-		Key		   *key = palloc0(sizeof(Key));
-
-		if (read_key(lfirst_oid(lc), key))
-			keys = lappend(keys, key);
-	}
-	return keys;
-}
-
-static bool
-is_deferred_now(const Key *key)
+is_deferred_now(const SauKey *key)
 {
 	if (!key->is_deferrable)
 		return false;
 	return constraints_set == 0 ? key->is_deferred : constraints_set == 'd';
 }
 
-/* ---- queries ---- */
-
-static char *
-relation_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
-}
-
-static const char *
-column_name(const char *alias, Oid relid, AttrNumber attno)
-{
-	return psprintf("%s.%s", alias, quote_identifier(get_attname(relid, attno, false)));
-}
-
-/*
- * The condition that row "t" of the table that is looked at belongs to key "k" of the
- * rows at hand: those are the parents' side, or the children's.
- */
-static void
-append_join(StringInfo sql, const Key *key, Oid looked_at, const AttrNumber *atts, Oid at_hand, const AttrNumber *hand_atts, bool hand_is_parent)
-{
-	for (int i = 0; i < key->n; i++)
-	{
-		const char *ours = psprintf("k.k%d", i + 1);
-		const char *theirs = column_name("t", looked_at, atts[i]);
-		Oid			our_type = get_atttype(at_hand, hand_atts[i]);
-		Oid			their_type = get_atttype(looked_at, atts[i]);
-
-		if (i > 0)
-			appendStringInfoString(sql, " AND ");
-		if (hand_is_parent)
-			generate_operator_clause(sql, ours, our_type, key->operators[i], theirs, their_type);
-		else
-			generate_operator_clause(sql, theirs, their_type, key->operators[i], ours, our_type);
-	}
-}
-
-static const char *
-only(Oid relid)
-{
-	return get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ";
-}
-
-/* A stamp, as a column's type wants it. */
-static const char *
-as_stamp(const char *expr, const SauMarker *marker)
-{
-	return marker->typid == TIMESTAMPOID ? psprintf("(%s AT TIME ZONE 'UTC')", expr) : expr;
-}
-
-/* Can all key values be handed over as arrays?  A type that has none goes row by row. */
-static bool
-has_arrays(Oid relid, const AttrNumber *atts, int n)
-{
-	for (int i = 0; i < n; i++)
-		if (!OidIsValid(get_array_type(get_atttype(relid, atts[i]))))
-			return false;
-	return true;
-}
-
-/* Whether the rows at hand are the parents, in a query of this kind. */
-static bool
-hand_is_parent(QueryKind kind)
-{
-	return kind == QUERY_REFERRED || kind == QUERY_CASCADE || kind == QUERY_CASCADE_RESTORE;
-}
-
-/* The keys of the rows at hand as a FROM item "k", with their stamps last; and the parameters' types. */
-static int
-append_keys(StringInfo sql, Oid relid, const AttrNumber *atts, int n, Oid *types)
-{
-	bool		arrays = has_arrays(relid, atts, n);
-	StringInfoData items;
-	StringInfoData names;
-
-	initStringInfo(&items);
-	initStringInfo(&names);
-	for (int i = 0; i <= n; i++)
-	{
-		Oid			type = i < n ? get_atttype(relid, atts[i]) : TIMESTAMPTZOID;
-
-		types[i] = arrays ? get_array_type(type) : type;
-		appendStringInfo(&items, arrays ? "%spg_catalog.unnest($%d)" : "%s$%d", i > 0 ? ", " : "", i + 1);
-		if (i < n)
-			appendStringInfo(&names, "k%d, ", i + 1);
-	}
-	appendStringInfo(sql, arrays ? " FROM ROWS FROM (%s) k (%ss) JOIN " : " FROM (SELECT %s) k (%ss) JOIN ", items.data, names.data);
-	return n + 1;
-}
-
-/*
- * The plan of a query.  "relid" is the relation whose rows are at hand; the query looks at
- * that one, or at the other side of the key.
- */
-static SPIPlanPtr
-plan_for(QueryKind kind, Oid relid, const Key *key)
-{
-	PlanKey		plan_key;
-	PlanEntry  *entry;
-	bool		found;
-	StringInfoData sql;
-	Oid			types[INDEX_MAX_KEYS + 1];
-	int			n_types;
-	const SauMarker *marker;
-	SPIPlanPtr	plan;
-
-	if (plans == NULL)
-	{
-		HASHCTL		ctl = {0};
-
-		ctl.keysize = sizeof(PlanKey);
-		ctl.entrysize = sizeof(PlanEntry);
-		plans = hash_create("softaudit key queries", 32, &ctl, HASH_ELEM | HASH_BLOBS);
-	}
-	memset(&plan_key, 0, sizeof(plan_key));
-	plan_key.relid = relid;
-	plan_key.constraint = key ? key->oid : InvalidOid;
-	plan_key.kind = kind;
-	entry = hash_search(plans, &plan_key, HASH_FIND, NULL);
-	if (entry && entry->plan)
-	{
-		if (SPI_plan_is_valid(entry->plan))
-			return entry->plan;
-		SPI_freeplan(entry->plan);
-		entry->plan = NULL;
-	}
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, SAU_KEY_QUERY);
-	types[0] = TIDARRAYOID;
-	types[1] = TIMESTAMPTZARRAYOID;
-	n_types = 1;
-	if (key)
-	{
-		bool		parent_at_hand = hand_is_parent(kind);
-		Oid			other = parent_at_hand ? key->child : key->parent;
-		const AttrNumber *here = parent_at_hand ? key->parent_atts : key->child_atts;
-		const AttrNumber *there = parent_at_hand ? key->child_atts : key->parent_atts;
-
-		marker = sau_marker_get(other);
-		if (kind == QUERY_CASCADE || kind == QUERY_CASCADE_RESTORE)
-			appendStringInfoString(&sql, "SELECT t.tableoid, t.ctid, k.s");
-		else
-		{
-			appendStringInfoString(&sql, "SELECT pg_catalog.concat_ws(', '");
-			for (int i = 0; i < key->n; i++)
-				appendStringInfo(&sql, ", k.k%d", i + 1);
-			appendStringInfoChar(&sql, ')');
-		}
-		n_types = append_keys(&sql, relid, here, key->n, types);
-		appendStringInfo(&sql, "%s%s t ON ", only(other), relation_name(other));
-		append_join(&sql, key, other, there, relid, here, parent_at_hand);
-		switch (kind)
-		{
-			case QUERY_REFERRED:
-				if (marker)
-					appendStringInfo(&sql, " WHERE %s IS NULL", column_name("t", other, marker->attno));
-				appendStringInfoString(&sql, " LIMIT 1 FOR KEY SHARE OF t");
-				break;
-			case QUERY_CASCADE:
-				appendStringInfo(&sql, " WHERE %s IS NULL FOR UPDATE OF t", column_name("t", other, marker->attno));
-				break;
-			case QUERY_CASCADE_RESTORE:
-				appendStringInfo(&sql, " WHERE %s OPERATOR(pg_catalog.=) %s FOR UPDATE OF t",
-								 column_name("t", other, marker->attno), as_stamp("k.s", marker));
-				break;
-			case QUERY_DEAD_PARENT:
-				appendStringInfo(&sql, " WHERE %s IS NOT NULL LIMIT 1", column_name("t", other, marker->attno));
-				break;
-			default:
-				appendStringInfoString(&sql, " FOR KEY SHARE OF t");
-				break;
-		}
-	}
-	else if (kind == QUERY_LOCK)
-		appendStringInfo(&sql, "SELECT 1 FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY ($1) FOR UPDATE OF t", relation_name(relid));
-	else
-	{
-		const char *column;
-
-		marker = sau_marker_get(relid);
-		column = quote_identifier(get_attname(relid, marker->attno, false));
-		if (kind == QUERY_MARK)
-		{
-			n_types = 2;
-			appendStringInfo(&sql, "UPDATE ONLY %s t SET %s = %s FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) u (t, s)"
-							 " WHERE t.ctid OPERATOR(pg_catalog.=) u.t AND t.%s IS NULL",
-							 relation_name(relid), column, as_stamp("u.s", marker), column);
-		}
-		else
-			appendStringInfo(&sql, "UPDATE ONLY %s t SET %s = NULL FROM pg_catalog.unnest($1) u (t)"
-							 " WHERE t.ctid OPERATOR(pg_catalog.=) u.t", relation_name(relid), column);
-	}
-
-	plan = SPI_prepare(sql.data, n_types, types);
-	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
-	SPI_keepplan(plan);
-	entry = hash_search(plans, &plan_key, HASH_ENTER, &found);
-	entry->plan = plan;
-	return plan;
-}
-
-/*
- * Run a query of ours as the owner of the table that it looks at.  Under a snapshot of the
- * whole transaction it sees what was committed since, as ri_PerformCheck() does, so that
- * nothing slips through.
- */
-static void
-run_query(QueryKind kind, Oid relid, const Key *key, Datum *values, int expected)
-{
-	Oid			looked_at = key == NULL ? relid : hand_is_parent(kind) ? key->child : key->parent;
-	Oid			save_user;
-	int			save_context;
-	int			ret;
-	Snapshot	test = InvalidSnapshot;
-	Snapshot	crosscheck = InvalidSnapshot;
-	SPIPlanPtr	plan;
-
-	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(sau_compat_relation_owner(looked_at), save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
-	/* before its columns are named: somebody may be about to rename them */
-	LockRelationOid(looked_at, kind == QUERY_DEAD_PARENT ? AccessShareLock :
-					kind == QUERY_MARK || kind == QUERY_UNMARK ? RowExclusiveLock : RowShareLock);
-	plan = plan_for(kind, relid, key);
-	if (IsolationUsesXactSnapshot())
-	{
-		CommandCounterIncrement();
-		test = GetLatestSnapshot();
-		crosscheck = GetTransactionSnapshot();
-	}
-	ret = SPI_execute_snapshot(plan, values, NULL, test, crosscheck, false, true, 0);
-	SetUserIdAndSecContext(save_user, save_context);
-	if (ret != expected)
-		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(ret));
-}
+/* ---- arrays of rows ---- */
 
 static Datum
 tid_array(const ItemPointerData *tids, int n)
@@ -625,75 +286,9 @@ latest_tids(Relation relation, Batch *batch)
 	UnregisterSnapshot(snapshot);
 }
 
-/* ---- errors ---- */
-
-static bool
-may_show(Oid relid)
-{
-	return pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
-		check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
-}
-
-static char *
-first_value(void)
-{
-	char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-
-	return value ? value : "";
-}
-
-static char *
-column_list(Oid relid, const AttrNumber *atts, int n)
-{
-	StringInfoData list;
-
-	initStringInfo(&list);
-	for (int i = 0; i < n; i++)
-		appendStringInfo(&list, "%s%s", i > 0 ? ", " : "", get_attname(relid, atts[i], false));
-	return list.data;
-}
-
-/* Name the key in the error's fields, as ri_ReportViolation() does: clients read them. */
-static int
-err_key(const Key *key)
-{
-	err_generic_string(PG_DIAG_SCHEMA_NAME, get_namespace_name(get_rel_namespace(key->child)));
-	err_generic_string(PG_DIAG_TABLE_NAME, get_rel_name(key->child));
-	return err_generic_string(PG_DIAG_CONSTRAINT_NAME, key->name);
-}
-
-static void
-refuse_referred(const Key *key, Oid relid, char *value)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
-			 err_key(key),
-			 errmsg("update or delete on table \"%s\" violates foreign key constraint \"%s\" on table \"%s\"",
-					get_rel_name(relid), key->name, get_rel_name(key->child)),
-			 may_show(relid) ?
-			 errdetail("Key (%s)=(%s) is still referenced from live rows of table \"%s\".",
-					   column_list(relid, key->parent_atts, key->n), value, get_rel_name(key->child)) :
-			 errdetail("Key is still referenced from live rows of table \"%s\".", get_rel_name(key->child))));
-}
-
-static void
-refuse_dead_parent(const Key *key, Oid relid, char *value)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
-			 err_key(key),
-			 errmsg("insert or update on table \"%s\" violates foreign key constraint \"%s\"",
-					get_rel_name(relid), key->name),
-			 may_show(relid) ?
-			 errdetail("Key (%s)=(%s) is that of a deleted row of table \"%s\".",
-					   column_list(relid, key->child_atts, key->n), value, get_rel_name(key->parent)) :
-			 errdetail("Key is that of a deleted row of table \"%s\".", get_rel_name(key->parent)),
-			 errhint("Restore the row of \"%s\" first, with softaudit.restore().", get_rel_name(key->parent))));
-}
-
 /* ---- what the keys declare ---- */
 
-typedef void (*KeyVisitor) (const Key *key, Batch *batch, void *arg);
+typedef void (*KeyVisitor) (const SauKey *key, Batch *batch, void *arg);
 
 /*
  * Read the key values of a batch's rows and run a query with them, all at once or, where a
@@ -701,9 +296,9 @@ typedef void (*KeyVisitor) (const Key *key, Batch *batch, void *arg);
  * their key refer to nothing and are referred to by nothing.
  */
 static void
-run_with_keys(QueryKind kind, const Key *key, Batch *batch, KeyVisitor visit, void *arg)
+run_with_keys(SauKeyQuery kind, const SauKey *key, Batch *batch, KeyVisitor visit, void *arg)
 {
-	const AttrNumber *atts = hand_is_parent(kind) ? key->parent_atts : key->child_atts;
+	const AttrNumber *atts = sau_keyquery_hand_is_parent(kind) ? key->parent_atts : key->child_atts;
 	Relation	relation = table_open(batch->relid, NoLock);
 	TupleDesc	desc = RelationGetDescr(relation);
 	const SauMarker *marker = sau_marker_get(batch->relid);
@@ -754,7 +349,7 @@ run_with_keys(QueryKind kind, const Key *key, Batch *batch, KeyVisitor visit, vo
 	}
 	UnregisterSnapshot(snapshot);
 	ExecDropSingleTupleTableSlot(slot);
-	if (n > 0 && has_arrays(batch->relid, atts, key->n))
+	if (n > 0 && sau_keyquery_has_arrays(batch->relid, atts, key->n))
 	{
 		for (int k = 0; k < key->n; k++)
 		{
@@ -764,7 +359,7 @@ run_with_keys(QueryKind kind, const Key *key, Batch *batch, KeyVisitor visit, vo
 		}
 		values[key->n] = PointerGetDatum(construct_array(columns[key->n], n, TIMESTAMPTZOID, sizeof(TimestampTz), true, TYPALIGN_DOUBLE));
 		table_close(relation, NoLock);
-		run_query(kind, batch->relid, key, values, SPI_OK_SELECT);
+		sau_keyquery_run(kind, batch->relid, key, values, SPI_OK_SELECT);
 		visit(key, batch, arg);
 		return;
 	}
@@ -773,51 +368,59 @@ run_with_keys(QueryKind kind, const Key *key, Batch *batch, KeyVisitor visit, vo
 	{
 		for (int k = 0; k <= key->n; k++)
 			values[k] = columns[k][i];
-		run_query(kind, batch->relid, key, values, SPI_OK_SELECT);
+		sau_keyquery_run(kind, batch->relid, key, values, SPI_OK_SELECT);
 		visit(key, batch, arg);
 	}
 }
 
+static char *
+first_value(void)
+{
+	char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+	return value ? value : "";
+}
+
 static void
-visit_referred(const Key *key, Batch *batch, void *arg)
+visit_referred(const SauKey *key, Batch *batch, void *arg)
 {
 	if (SPI_processed > 0)
-		refuse_referred(key, batch->relid, first_value());
+		sau_keyquery_refuse_referred(key, batch->relid, first_value());
 }
 
 static void
-visit_dead_parent(const Key *key, Batch *batch, void *arg)
+visit_dead_parent(const SauKey *key, Batch *batch, void *arg)
 {
 	if (SPI_processed > 0)
-		refuse_dead_parent(key, batch->relid, first_value());
+		sau_keyquery_refuse_dead_parent(key, batch->relid, first_value());
 }
 
 static void
-visit_locked(const Key *key, Batch *batch, void *arg)
+visit_locked(const SauKey *key, Batch *batch, void *arg)
 {
 }
 
 static void
-check_referred(const Key *key, Batch *batch)
+check_referred(const SauKey *key, Batch *batch)
 {
-	run_with_keys(QUERY_REFERRED, key, batch, visit_referred, NULL);
+	run_with_keys(SAU_KEY_REFERRED, key, batch, visit_referred, NULL);
 }
 
 static void
-check_parents(const Key *key, Batch *batch)
+check_parents(const SauKey *key, Batch *batch)
 {
 	/*
 	 * PostgreSQL's own check holds the parents already, unless it is yet to come or was not
 	 * due.  The lock waits for who deletes one; what came of it only the next snapshot tells.
 	 */
 	if (batch->kind == ROWS_RESTORED || batch->is_deferred)
-		run_with_keys(QUERY_LOCK_PARENT, key, batch, visit_locked, NULL);
-	run_with_keys(QUERY_DEAD_PARENT, key, batch, visit_dead_parent, NULL);
+		run_with_keys(SAU_KEY_LOCK_PARENT, key, batch, visit_locked, NULL);
+	run_with_keys(SAU_KEY_DEAD_PARENT, key, batch, visit_dead_parent, NULL);
 }
 
 /* Mark the live children of rows that were deleted, or bring back those that went with them. */
 static void
-visit_cascade(const Key *key, Batch *batch, void *arg)
+visit_cascade(const SauKey *key, Batch *batch, void *arg)
 {
 	bool		is_restore = batch->kind == ROWS_RESTORED;
 	Datum		values[2];
@@ -855,23 +458,23 @@ visit_cascade(const Key *key, Batch *batch, void *arg)
 		done += m;
 		values[0] = tid_array(tids, m);
 		values[1] = stamp_array(stamps, m);
-		run_query(is_restore ? QUERY_UNMARK : QUERY_MARK, leaf, NULL, values, SPI_OK_UPDATE);
+		sau_keyquery_run(is_restore ? SAU_KEY_UNMARK : SAU_KEY_MARK, leaf, NULL, values, SPI_OK_UPDATE);
 		if (is_restore)
 			followed += SPI_processed;
 	}
 }
 
 static void
-cascade(const Key *key, Batch *batch)
+cascade(const SauKey *key, Batch *batch)
 {
-	run_with_keys(batch->kind == ROWS_RESTORED ? QUERY_CASCADE_RESTORE : QUERY_CASCADE, key, batch, visit_cascade, NULL);
+	run_with_keys(batch->kind == ROWS_RESTORED ? SAU_KEY_CASCADE_RESTORE : SAU_KEY_CASCADE, key, batch, visit_cascade, NULL);
 }
 
 /* Lock rows that were deleted, and have cascades done. */
 static void
 act(Batch *batch, Relation relation)
 {
-	List	   *keys = keys_of(relation, RI_TRIGGER_PK);
+	List	   *keys = sau_keyquery_keys(relation, RI_TRIGGER_PK);
 	ListCell   *lc;
 
 	if (keys == NIL || batch->kind == ROWS_REFERRING)
@@ -880,11 +483,11 @@ act(Batch *batch, Relation relation)
 	{
 		Datum		values[1] = {tid_array(batch->latest, batch->n)};
 
-		run_query(QUERY_LOCK, batch->relid, NULL, values, SPI_OK_SELECT);
+		sau_keyquery_run(SAU_KEY_LOCK, batch->relid, NULL, values, SPI_OK_SELECT);
 	}
 	foreach(lc, keys)
 	{
-		Key		   *key = lfirst(lc);
+		SauKey		   *key = lfirst(lc);
 
 		if (key->on_delete == FKCONSTR_ACTION_CASCADE && sau_marker_get(key->child))
 			cascade(key, batch);
@@ -898,9 +501,9 @@ check(Batch *batch, Relation relation, bool is_final)
 	bool		waits = false;
 	ListCell   *lc;
 
-	foreach(lc, keys_of(relation, batch->kind == ROWS_DELETED ? RI_TRIGGER_PK : RI_TRIGGER_FK))
+	foreach(lc, sau_keyquery_keys(relation, batch->kind == ROWS_DELETED ? RI_TRIGGER_PK : RI_TRIGGER_FK))
 	{
-		Key		   *key = lfirst(lc);
+		SauKey		   *key = lfirst(lc);
 
 		if (batch->kind == ROWS_DELETED)
 		{

@@ -252,10 +252,10 @@ parse_key(SauRel *rel, Relation relation, GivenKey given)
 		else
 		{
 			/* not through text under settings of the caller that may not round-trip */
-			int			level = sau_codec_pin_all();
+			int			level = sau_pins_set_all();
 
 			put_key_value(relation, attnums[0], key_text(given), slot);
-			sau_codec_unpin(level);
+			sau_pins_reset(level);
 		}
 	}
 	else

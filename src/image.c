@@ -288,7 +288,7 @@ put_object(SauImage *image, const int *cols, int n, const char *head, Size head_
 	out->len += VARHDRSZ + head_len;
 	entries = start + VARHDRSZ + sizeof(uint32) * (1 + n);
 
-	level = sau_codec_pin(pins);
+	level = sau_pins_set(pins);
 	for (int i = 0; i < n; i++)
 	{
 		SauCodec	   *codec = &image->codecs[cols[i]];
@@ -312,7 +312,7 @@ put_object(SauImage *image, const int *cols, int n, const char *head, Size head_
 		total += out->len - before;
 		if (unlikely(total > JENTRY_OFFLENMASK))
 		{
-			sau_codec_unpin(level);
+			sau_pins_reset(level);
 			out->len = start;
 			return false;
 		}
@@ -320,7 +320,7 @@ put_object(SauImage *image, const int *cols, int n, const char *head, Size head_
 			entry = (entry & JENTRY_TYPEMASK) | (uint32) total | JENTRY_HAS_OFF;
 		memcpy(out->data + entries + sizeof(JEntry) * i, &entry, sizeof(JEntry));
 	}
-	sau_codec_unpin(level);
+	sau_pins_reset(level);
 	SET_VARSIZE(out->data + start, out->len - start);
 	if (unlikely(image->econtext != NULL))
 		ResetExprContext(image->econtext);

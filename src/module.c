@@ -140,7 +140,7 @@ run_command(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	int			filter_state;
 	SauConflict conflict;
 
-	pstmt = sau_filter_utility_begin(pstmt, &filter_state);
+	pstmt = sau_exempt_utility_begin(pstmt, &filter_state);
 	depth = sau_log_statement_begin();
 	PG_TRY();
 	{
@@ -160,7 +160,7 @@ run_command(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	PG_FINALLY();
 	{
 		sau_log_statement_end(depth);
-		sau_filter_utility_end(filter_state);
+		sau_exempt_utility_end(filter_state);
 	}
 	PG_END_TRY();
 }
@@ -175,7 +175,7 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	switch (nodeTag(pstmt->utilityStmt))
 	{
 		case T_VariableSetStmt:
-			sau_filter_set_command((VariableSetStmt *) pstmt->utilityStmt);
+			sau_exempt_set_command((VariableSetStmt *) pstmt->utilityStmt);
 			break;
 			/* what fires no trigger by itself; a query in it passes through the other hooks */
 		case T_ExecuteStmt:

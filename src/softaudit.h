@@ -3,8 +3,8 @@
  *		The map of the module: what each file offers to the files above it.
  *
  * Calls go down only.  The floors, lowest first:
- *	 0 softaudit.h, compat.h, buf, extend	1 guc	2 registry	3 actor, owner, codec, partition, marker
- *	 4 image, append, lifecycle	5 log	6 capture, history, ddl, setup, filter, fkey, worker	7 module
+ *	 0 softaudit.h, compat.h, buf, extend	1 guc	2 registry, pins	3 actor, owner, codec, partition, marker
+ *	 4 image, append, lifecycle	5 log, mark, exempt, shown, keyquery	6 capture, history, ddl, setup, filter, fkey, worker	7 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -223,6 +223,12 @@ extern Datum sau_owner_query(const char *sql, int nargs, Oid *types, Datum *valu
 extern Oid	sau_owner_set_caller(Oid roleid);
 extern int64 sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls);
 
+/* pins.c: the settings that output functions go by */
+extern int	sau_pins_of(Oid typid);
+extern int	sau_pins_set(int pins);
+extern int	sau_pins_set_all(void);
+extern void sau_pins_reset(int level);
+
 /* codec.c: one value to JSONB */
 typedef enum SauCodecKind
 {
@@ -268,9 +274,6 @@ extern void sau_codec_choose(SauCodec *codec, MemoryContext cxt);
 extern JEntry sau_codec_put(SauBuf *out, SauCodec *codec, Datum value);
 extern JEntry sau_codec_put_standin(SauBuf *out, SauCodec *codec, Datum value);
 extern bool sau_codec_whole_number(const char *num, Size len, uint64 *result);
-extern int	sau_codec_pin(int pins);
-extern int	sau_codec_pin_all(void);
-extern void sau_codec_unpin(int level);
 
 /* image.c: tuple to JSONB */
 extern void sau_image_full(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out);
@@ -347,14 +350,29 @@ sau_log_flush(void)
 		sau_log_flush_rows();
 }
 
-/* filter.c: what queries see of soft-deleted tables, and DELETE as a mark */
-extern void sau_filter_init(void);
-extern struct PlannedStmt *sau_filter_utility_begin(struct PlannedStmt *pstmt, int *save);
-extern void sau_filter_utility_end(int save);
-extern void sau_filter_set_command(struct VariableSetStmt *set);
+/* mark.c: DELETE as a mark */
+extern struct Node *sau_mark_test(const SauMarker *marker, int rti, NullTestType type);
+extern struct Node *sau_mark_assigned(List *targetlist, AttrNumber attno);
+extern void sau_mark_delete(struct Query *query, const SauMarker *marker);
+extern void sau_mark_merge(struct Query *query, const SauMarker *marker, bool is_filtered);
+extern void sau_mark_on_conflict(struct Query *query, const SauMarker *marker);
+
+/* exempt.c: who sees deleted rows without asking */
+extern bool sau_exempt_is_key_query(const char *text);
+extern bool sau_exempt_is_owners(struct Query *query);
+extern SauShow sau_exempt_shown_now(void);
+extern struct PlannedStmt *sau_exempt_utility_begin(struct PlannedStmt *pstmt, int *save);
+extern void sau_exempt_utility_end(int save);
+extern void sau_exempt_set_command(struct VariableSetStmt *set);
 
 /* what event triggers collect of a CREATE TABLE AS must outlive its planning */
 extern const struct Node *sau_collected_query;
+
+/* shown.c: with_deleted() and only_deleted() */
+extern struct Query *sau_shown_expand(struct Query *query, int rti, struct RangeTblEntry *rte, struct FuncExpr *call);
+
+/* filter.c: what queries see of soft-deleted tables */
+extern void sau_filter_init(void);
 
 /* conflict.c: a hint for who writes a row whose key a deleted row has */
 typedef struct SauConflict
@@ -368,6 +386,42 @@ extern void sau_conflict_end(SauConflict *statement);
 
 /* The first words of our own queries about foreign keys, which the filter leaves alone. */
 #define SAU_KEY_QUERY "/* softaudit: keys */ "
+
+/* keyquery.c: the queries that foreign keys of soft-deleted tables need */
+/* a foreign key, as its catalog row says it */
+typedef struct SauKey
+{
+	Oid			oid;
+	char	   *name;
+	Oid			child;
+	Oid			parent;
+	char		on_delete;
+	bool		is_deferrable;
+	bool		is_deferred;
+	int			n;
+	AttrNumber	child_atts[INDEX_MAX_KEYS];
+	AttrNumber	parent_atts[INDEX_MAX_KEYS];
+	Oid			operators[INDEX_MAX_KEYS];	/* parent's = child's */
+} SauKey;
+
+typedef enum SauKeyQuery
+{
+	SAU_KEY_LOCK,					/* on the rows themselves */
+	SAU_KEY_REFERRED,				/* on the children of rows */
+	SAU_KEY_CASCADE,
+	SAU_KEY_CASCADE_RESTORE,
+	SAU_KEY_DEAD_PARENT,			/* on the parents of rows */
+	SAU_KEY_LOCK_PARENT,
+	SAU_KEY_MARK,					/* on children by their place */
+	SAU_KEY_UNMARK
+} SauKeyQuery;
+
+extern List *sau_keyquery_keys(Relation relation, int trigger_type);
+extern bool sau_keyquery_hand_is_parent(SauKeyQuery kind);
+extern bool sau_keyquery_has_arrays(Oid relid, const AttrNumber *atts, int n);
+extern void sau_keyquery_run(SauKeyQuery kind, Oid relid, const SauKey *key, Datum *values, int expected);
+extern void sau_keyquery_refuse_referred(const SauKey *key, Oid relid, char *value);
+extern void sau_keyquery_refuse_dead_parent(const SauKey *key, Oid relid, char *value);
 
 /* fkey.c: foreign keys at a soft delete and a restore */
 extern void sau_fkey_statement_end(void);
