@@ -4,7 +4,7 @@
  *
  * Calls go down only.  The floors, lowest first:
  *	 0 softaudit.h, compat.h, buf, extend	1 guc	2 registry, pins	3 actor, owner, codec, partition, marker
- *	 4 image, append, lifecycle	5 log, mark, exempt, shown, keyquery	6 capture, history, ddl, setup, filter, fkey, worker	7 module
+ *	 4 image, append, lifecycle	5 log, key, mark, exempt, shown, keyquery	6 capture, history, ddl, setup, filter, fkey, worker	7 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -350,6 +350,16 @@ sau_log_flush(void)
 		sau_log_flush_rows();
 }
 
+/* key.c: the key that a caller gives */
+typedef struct SauGivenKey
+{
+	Oid			typid;
+	Datum		value;
+} SauGivenKey;
+
+extern SauGivenKey sau_key_given(FunctionCallInfo fcinfo, int arg);
+extern Jsonb *sau_key_as_owner(SauRel *rel, Relation relation, SauGivenKey given, TupleTableSlot **slot);
+
 /* mark.c: DELETE as a mark */
 extern struct Node *sau_mark_test(const SauMarker *marker, int rti, NullTestType type);
 extern struct Node *sau_mark_assigned(List *targetlist, AttrNumber attno);
@@ -387,8 +397,7 @@ extern void sau_conflict_end(SauConflict *statement);
 /* The first words of our own queries about foreign keys, which the filter leaves alone. */
 #define SAU_KEY_QUERY "/* softaudit: keys */ "
 
-/* keyquery.c: the queries that foreign keys of soft-deleted tables need */
-/* a foreign key, as its catalog row says it */
+/* keyquery.c: the queries that foreign keys of soft-deleted tables need; a key is as its catalog row says it */
 typedef struct SauKey
 {
 	Oid			oid;
@@ -406,13 +415,13 @@ typedef struct SauKey
 
 typedef enum SauKeyQuery
 {
-	SAU_KEY_LOCK,					/* on the rows themselves */
-	SAU_KEY_REFERRED,				/* on the children of rows */
+	SAU_KEY_LOCK,			/* on the rows themselves */
+	SAU_KEY_REFERRED,		/* on the children of rows */
 	SAU_KEY_CASCADE,
 	SAU_KEY_CASCADE_RESTORE,
-	SAU_KEY_DEAD_PARENT,			/* on the parents of rows */
+	SAU_KEY_DEAD_PARENT,	/* on the parents of rows */
 	SAU_KEY_LOCK_PARENT,
-	SAU_KEY_MARK,					/* on children by their place */
+	SAU_KEY_MARK,			/* on children by their place */
 	SAU_KEY_UNMARK
 } SauKeyQuery;
 
