@@ -36,8 +36,8 @@ static bool dump_setting = false;
  * would let through what users' triggers do within a cascade, so the text counts, too.
  * RI_Initial_Check() and RI_PartitionRemove_Check() run without the flag.
  */
-bool
-sau_exempt_is_key_query(const char *text)
+static bool
+has_key_text(const char *text)
 {
 	if (text == NULL)
 		return false;
@@ -54,11 +54,18 @@ sau_exempt_is_key_query(const char *text)
  * Foreign keys act on a table as its owner.  What else looks like their queries, in a
  * trigger that a cascade fires, is not to delete rows of somebody else's table for good.
  */
-bool
-sau_exempt_is_owners(Query *query)
+static bool
+is_owners(Query *query)
 {
 	return query->resultRelation == 0 ||
 		sau_compat_relation_owner(rt_fetch(query->resultRelation, query->rtable)->relid) == GetUserId();
+}
+
+/* Is this a query of a foreign key's, which sees all rows? */
+bool
+sau_exempt_is_key_query(const char *text, Query *query)
+{
+	return has_key_text(text) && is_owners(query);
 }
 
 /*

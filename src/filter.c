@@ -523,7 +523,7 @@ softaudit_planner(SAU_PLANNER_PARAMS)
 	if (unlikely(sau_log_waiting > 0) && reads_log_walker((Node *) parse, NULL))
 		sau_log_flush();
 	was_delete = parse->commandType == CMD_DELETE;
-	if (sau_exempt_is_key_query(query_string) && sau_exempt_is_owners(parse))
+	if (sau_exempt_is_key_query(query_string, parse))
 		ctx.is_open = true;
 	else
 	{

@@ -368,8 +368,7 @@ extern void sau_mark_merge(struct Query *query, const SauMarker *marker, bool is
 extern void sau_mark_on_conflict(struct Query *query, const SauMarker *marker);
 
 /* exempt.c: who sees deleted rows without asking */
-extern bool sau_exempt_is_key_query(const char *text);
-extern bool sau_exempt_is_owners(struct Query *query);
+extern bool sau_exempt_is_key_query(const char *text, struct Query *query);
 extern SauShow sau_exempt_shown_now(void);
 extern struct PlannedStmt *sau_exempt_utility_begin(struct PlannedStmt *pstmt, int *save);
 extern void sau_exempt_utility_end(int save);

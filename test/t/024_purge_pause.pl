@@ -36,7 +36,7 @@ sub busy
 sub idle { kill 'KILL', @others; waitpid $_, 0 for @others; @others = () }
 END { my $status = $?; idle(); $? = $status }
 
-# A purge in the background: how it can be ended and what came of it.
+# A purge in the background, and what it says.
 sub purge
 {
 	my ($pause) = @_;
@@ -45,18 +45,17 @@ sub purge
 			'-c', "CALL softaudit.purge('t', '1 day', batch => 3000)" ], '>', \$out, '2>', \$err);
 	return { handle => $h, err => \$err };
 }
-# Watch it until it has ended, or until it is seen to pause and $then was done; how often it was seen.
+# Watch it to its end, and do $then whenever it is seen to pause; how often it was.
 sub watch
 {
 	my ($purge, $then) = @_;
 	my $seen = 0;
 	while ($purge->{handle}->pumpable)
 	{
-		my $locks = $node->safe_psql('postgres', q(SELECT (SELECT string_agg(DISTINCT l.relation::regclass || ' ' || l.mode, ', ') FROM pg_locks l
-			WHERE l.pid = a.pid AND l.locktype = 'relation' AND l.relation = 't'::regclass) IS NOT NULL
+		my $is_locked = $node->safe_psql('postgres', q(SELECT EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.relation = 't'::regclass)
 			FROM pg_stat_activity a WHERE application_name = 'purge' AND wait_event_type = 'Extension'));
-		$purge->{locked}++ if $locks eq 't';
-		if ($locks ne '')
+		$purge->{locked}++ if $is_locked eq 't';
+		if ($is_locked ne '')
 		{
 			$seen++;
 			$then->() if $then;
