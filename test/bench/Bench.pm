@@ -13,7 +13,7 @@ use File::Basename qw(dirname);
 use File::Temp qw(tempdir);
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(median spread fmt table write_section has_extension say_step);
+our @EXPORT = qw(median spread fmt table write_section has_extension say_step customers plain_log_table plain_log);
 
 my $here = dirname(abs_path(__FILE__));
 our $root = abs_path("$here/../..");
@@ -262,6 +262,88 @@ sub psql_command
 {
 	my ($self, $db) = @_;
 	return ("$self->{bin}/psql", '-XqAt', '-h', $self->{dir}, '-p', 5432, '-U', 'postgres', '-d', $db);
+}
+
+# ---- the rows that are measured ----
+
+# SQL: a table t of customers, 329 bytes each.
+sub customers
+{
+	my ($rows) = @_;
+	return <<"SQL";
+CREATE TABLE t (
+	id bigint PRIMARY KEY,
+	name text NOT NULL,
+	email text NOT NULL,
+	city text,
+	balance numeric NOT NULL,
+	attrs jsonb NOT NULL,
+	created_at timestamptz NOT NULL,
+	updated_at timestamptz NOT NULL,
+	seen_at timestamptz);
+INSERT INTO t
+SELECT i, 'Customer ' || i, 'customer' || i || '\@example.org',
+	(ARRAY['Lisboa', 'Graz', 'Aarhus', 'Wellington'])[1 + i % 4],
+	(i * 7919 % 1000000) / 100.0,
+	jsonb_build_object('plan', (ARRAY['free', 'team', 'enterprise'])[1 + i % 3], 'seats', i % 50,
+		'token', md5(i::text), 'tags', jsonb_build_array('t' || i % 10, 'blue', i % 7),
+		'address', jsonb_build_object('street', 'Long Street ' || i % 999, 'zip', 10000 + i % 89999)),
+	timestamptz '2020-01-01' + i * interval '1 minute', timestamptz '2024-01-01' + i * interval '1 second',
+	timestamptz '2024-06-01' + i * interval '1 second'
+FROM generate_series(1, $rows) i;
+SQL
+}
+
+# For scale where a bar is in microseconds or instructions: what PostgreSQL itself takes to insert rows like the log's into a
+# plain table with one index and an id from a sequence, by the same statement, with images that are constants.
+sub plain_log_table
+{
+	return q{CREATE TABLE plain_log (id bigint NOT NULL, row_ref bigint, table_id int, session_id bigint, operation "char",
+			changed_at timestamptz, xid xid8, changed_by text, old_row text, new_row text);
+		CREATE INDEX ON plain_log (row_ref);
+		CREATE SEQUENCE plain_log_id;};
+}
+
+my $image = '{"id": 77123, "name": "Customer 77123", "email": "customer77123@example.org", "city": "Aarhus", "balance": 771.23, '
+  . '"attrs": {"plan": "team", "tags": ["t3", "blue", 7], "seats": 12, "token": "0123456789abcdef0123456789abcdef", '
+  . '"address": {"zip": 10099, "street": "Long Street 17"}}, "created_at": "2020-02-01T13:00:00+00:00", '
+  . '"updated_at": "2024-01-01T13:00:00.123456+00:00", "seen_at": "2024-06-01T13:00:00+00:00"}';
+
+# The statement "change" with such a row, which has the images that are asked for.
+sub plain_log
+{
+	my ($operation, $old, $new, $change) = @_;
+	my $row = sub { $_[0] ? "'$image'" : 'NULL' };
+	return "WITH c AS ($change RETURNING id) INSERT INTO plain_log SELECT nextval('plain_log_id'), id, 1, 1, '$operation', now(), pg_current_xact_id(), 'postgres', "
+	  . $row->($old) . ', ' . $row->($new) . ' FROM c';
+}
+
+# ---- instructions ----
+
+# Instructions of statements, one a line, in single-user mode under callgrind: all, or those in a function named by "toggle".
+# The cluster is stopped. "settings" are for the server, "file" keeps what callgrind writes.
+sub instructions
+{
+	my ($self, $db, $sql, %with) = @_;
+	my $script = "$self->{dir}/single.sql";
+	open my $f, '>', $script or die "$script: $!\n";
+	print $f "$_\n" for @$sql;
+	close $f;
+	my $log = "$self->{dir}/single.log";
+	my @cmd = as_server('valgrind', '--tool=callgrind', '--callgrind-out-file=' . ($with{file} // '/dev/null'),
+		defined $with{toggle} ? "--toggle-collect=$with{toggle}" : (),
+		"$self->{bin}/postgres", '--single', '-D', "$self->{dir}/data", map({ ('-c', $_) } @{ $with{settings} // [] }), $db);
+	system('sh', '-c', 'in=$1; log=$2; shift 2; cd /; exec "$@" <"$in" >"$log" 2>&1', 'sh', $script, $log, @cmd);
+	open my $in, '<', $log or die "$log: $!\n";
+	my ($count, $error);
+	while (my $line = <$in>)
+	{
+		$count = $1 if $line =~ /Collected : (\d+)/;
+		$error = $line if $line =~ /(ERROR|FATAL|PANIC): /;
+	}
+	die "single-user server failed: $error\n" if $error;
+	die "no count from callgrind, see the end:\n" . qx(tail -15 $log) unless $count;
+	return $count;
 }
 
 # ---- sessions ----
