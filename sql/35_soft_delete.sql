@@ -70,35 +70,56 @@ $$;
 COMMENT ON FUNCTION softaudit.may_set_columns(pg_trigger) IS
 'whether a trigger is one of the user''s that can change columns which an UPDATE does not name';
 
+CREATE FUNCTION softaudit.parts_of(target regclass) RETURNS SETOF oid
+LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 10
+SET search_path = pg_catalog, pg_temp AS $$
+    -- pg_partition_tree() locks what it lists
+    WITH RECURSIVE tree (relid) AS (
+        SELECT target::oid
+        UNION
+        SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition)
+    SELECT tree.relid FROM tree
+$$;
+COMMENT ON FUNCTION softaudit.parts_of(regclass) IS
+'a table and its partitions, at whatever depth; locks nothing';
+
+CREATE FUNCTION softaudit.whole_of(target regclass) RETURNS regclass
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$ SELECT COALESCE(pg_partition_root(target), target) $$;
+COMMENT ON FUNCTION softaudit.whole_of(regclass) IS
+'the partitioned table at the top of what a table is a part of, or the table itself';
+
 CREATE FUNCTION softaudit.key_trigger_columns(target regclass, OUT columns name[], OUT on_insert boolean, OUT on_any_update boolean, OUT is_right boolean)
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+-- what it costs by the planner's guess is not what it costs
+SET jit = off AS $$
 DECLARE
-    referring smallint[] := ARRAY(SELECT DISTINCT k FROM pg_constraint c CROSS JOIN LATERAL unnest(c.conkey) k
-                                   WHERE c.contype = 'f' AND c.conrelid = target AND softaudit.is_marked(c.confrelid) ORDER BY k);
+    -- a partition may have foreign keys of its own, or be what others refer to; the trigger stands on the whole
+    parts oid[] := ARRAY(SELECT softaudit.parts_of(target));
+    referring name[] := ARRAY(SELECT DISTINCT a.attname FROM pg_constraint c CROSS JOIN LATERAL unnest(c.conkey) k
+                                JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k
+                               WHERE c.contype = 'f' AND c.conrelid = ANY (parts) AND softaudit.is_marked(c.confrelid));
     own record;
 BEGIN
-    columns := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (referring) ORDER BY a.attnum);
+    columns := ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attname = ANY (referring) ORDER BY a.attnum);
     on_insert := referring <> '{}';
     IF softaudit.marker_column(target) IS NOT NULL AND
-       (columns <> '{}' OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = target)) THEN
+       (columns <> '{}' OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = ANY (parts))) THEN
         columns := columns || softaudit.marker_column(target);
     END IF;
     -- UPDATE OF goes by what a statement names, not by what a row trigger before it sets
-    on_any_update := columns <> '{}' AND EXISTS (SELECT FROM pg_trigger t
-                                                  WHERE t.tgrelid IN (SELECT target UNION SELECT p.relid FROM pg_partition_tree(target) p)
-                                                    AND softaudit.may_set_columns(t));
-    SELECT t.tgparentid, t.tgtype, ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (t.tgattr)) AS columns
+    on_any_update := columns <> '{}' AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = ANY (parts) AND softaudit.may_set_columns(t));
+    SELECT t.tgtype, ARRAY(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (t.tgattr)) AS columns
       INTO own FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys';
-    -- a clone is its root's
     is_right := CASE WHEN NOT FOUND THEN columns = '{}'
-                     ELSE own.tgparentid <> 0
-                          OR (own.tgtype & 4 <> 0) = on_insert
-                         AND CASE WHEN on_any_update THEN own.columns = '{}' ELSE own.columns @> columns AND columns @> own.columns END END;
+                     ELSE (own.tgtype & 4 <> 0) = on_insert
+                         AND CASE WHEN on_any_update THEN own.columns = '{}' ELSE own.columns @> columns AND columns @> own.columns END END
+                AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = ANY (parts) AND t.tgrelid <> target AND t.tgname = '!softaudit_keys' AND t.tgparentid = 0);
 END
 $$;
 COMMENT ON FUNCTION softaudit.key_trigger_columns(regclass) IS
-'the columns that the trigger of put_key_trigger() is for, and whether it is as it should be';
+'the columns that the trigger of put_key_trigger() is for, and whether it is as it should be; for a table that is no partition';
 
 CREATE FUNCTION softaudit.put_key_trigger(target regclass, may_wait boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -106,7 +127,9 @@ SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $$
 DECLARE
     needed record;
+    part regclass;
 BEGIN
+    target := softaudit.whole_of(target);
     SELECT * INTO needed FROM softaudit.key_trigger_columns(target);
     IF needed.is_right THEN
         RETURN;
@@ -128,9 +151,13 @@ BEGIN
     SELECT * INTO needed FROM softaudit.key_trigger_columns(target);
     IF needed.is_right THEN
         RETURN;
-    ELSIF needed.columns = '{}' THEN
-        EXECUTE format('DROP TRIGGER "!softaudit_keys" ON %s', target);
-    ELSE
+    END IF;
+    FOR part IN SELECT t.tgrelid FROM pg_trigger t
+                 WHERE t.tgrelid IN (SELECT softaudit.parts_of(target)) AND t.tgname = '!softaudit_keys' AND t.tgparentid = 0
+                   AND (t.tgrelid <> target OR needed.columns = '{}') LOOP
+        PERFORM softaudit.free_keys(part);
+    END LOOP;
+    IF needed.columns <> '{}' THEN
         EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_keys" AFTER %s UPDATE %s ON %s
                         FOR EACH ROW EXECUTE FUNCTION softaudit.follow_keys()',
                        CASE WHEN needed.on_insert THEN 'INSERT OR' END,
@@ -140,23 +167,40 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION softaudit.put_key_trigger(regclass, boolean) IS
-'gives a table the trigger that its foreign keys with soft-deleted tables need, or takes it away';
+'gives a table the trigger that its foreign keys with soft-deleted tables need, or takes it away; a partition''s stands on the whole';
 
 CREATE FUNCTION softaudit.put_key_triggers(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+-- what it costs by the planner's guess is not what it costs
+SET jit = off AS $$
 DECLARE
     rel regclass;
+    parts oid[] := ARRAY(SELECT softaudit.parts_of(softaudit.whole_of(target)));
 BEGIN
-    FOR rel IN SELECT target
-               UNION SELECT c.conrelid FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = target AND c.conparentid = 0
-               UNION SELECT c.confrelid FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = target AND c.conparentid = 0 LOOP
-        PERFORM softaudit.put_key_trigger(rel, rel = target);
+    FOR rel IN SELECT softaudit.whole_of(target)
+               UNION SELECT softaudit.whole_of(c.conrelid) FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = ANY (parts) AND c.conparentid = 0
+               UNION SELECT softaudit.whole_of(c.confrelid) FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = ANY (parts) AND c.conparentid = 0 LOOP
+        PERFORM softaudit.put_key_trigger(rel, rel = softaudit.whole_of(target));
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION softaudit.put_key_triggers(regclass) IS
 'put_key_trigger() for a table and for those that foreign keys tie to it';
+
+CREATE FUNCTION softaudit.free_keys(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+-- nobody else took it off
+SET client_min_messages = error AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys' AND t.tgparentid = 0) THEN
+        EXECUTE format('DROP TRIGGER "!softaudit_keys" ON %s', target);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.free_keys(regclass) IS
+'takes the trigger for foreign keys off a table: for good, or until after_ddl() puts it back';
 
 CREATE FUNCTION softaudit.may_look(relation oid, its_owner oid) RETURNS boolean
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
@@ -177,9 +221,26 @@ $$;
 COMMENT ON FUNCTION softaudit.key_text(oid) IS
 'an expression that tells the primary key of a row';
 
+CREATE FUNCTION softaudit.key_join(fk pg_constraint) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    -- equal is what the parent's collation says
+    SELECT string_agg(format('p.%I OPERATOR(%I.%s) c.%I', pa.attname, n.nspname, o.oprname, ca.attname) ||
+                      CASE WHEN pa.attcollation <> ca.attcollation THEN format(' COLLATE %I.%I', ln.nspname, l.collname) ELSE '' END, ' AND ' ORDER BY k)
+      FROM generate_subscripts(fk.conkey, 1) k
+      JOIN pg_attribute ca ON ca.attrelid = fk.conrelid AND ca.attnum = fk.conkey[k]
+      JOIN pg_attribute pa ON pa.attrelid = fk.confrelid AND pa.attnum = fk.confkey[k]
+      JOIN pg_operator o ON o.oid = fk.conpfeqop[k] JOIN pg_namespace n ON n.oid = o.oprnamespace
+      LEFT JOIN pg_collation l ON l.oid = pa.attcollation LEFT JOIN pg_namespace ln ON ln.oid = l.collnamespace
+$$;
+COMMENT ON FUNCTION softaudit.key_join(pg_constraint) IS
+'the condition that row c of a foreign key''s table refers to row p of the other';
+
 CREATE FUNCTION softaudit.restore_conflicts(target regclass, condition text, OUT conflicts text[], OUT twins boolean)
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+-- a stamp of one type is compared with one of the other
+SET TimeZone = 'UTC' AS $$
 DECLARE
     roots oid[] := '{}';
     leaves oid[] := '{}';
@@ -211,11 +272,7 @@ BEGIN
         done := done + 1;
         col := softaudit.marker_column(roots[done]);
         FOR f IN SELECT c.conrelid, softaudit.marker_column(c.conrelid) AS col,
-                        (SELECT string_agg(format('p.%I OPERATOR(%I.%s) c.%I', pa.attname, n.nspname, o.oprname, ca.attname), ' AND ')
-                           FROM generate_subscripts(c.conkey, 1) k
-                           JOIN pg_attribute ca ON ca.attrelid = c.conrelid AND ca.attnum = c.conkey[k]
-                           JOIN pg_attribute pa ON pa.attrelid = c.confrelid AND pa.attnum = c.confkey[k]
-                           JOIN pg_operator o ON o.oid = c.conpfeqop[k] JOIN pg_namespace n ON n.oid = o.oprnamespace) AS joins,
+                        softaudit.key_join(c) AS joins,
                         (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attname = softaudit.marker_column(c.conrelid)) AS type
                    FROM pg_constraint c
                   WHERE c.contype = 'f' AND c.confrelid = roots[done] AND c.conparentid = 0 AND c.confdeltype = 'c'
@@ -264,15 +321,10 @@ BEGIN
             END LOOP;
         END LOOP;
         FOR f IN SELECT c.conname, c.confrelid, softaudit.marker_column(c.confrelid) AS col,
-                        string_agg(format('p.%I OPERATOR(%I.%s) c.%I', pa.attname, n.nspname, o.oprname, ca.attname), ' AND ') AS joins
+                        softaudit.key_join(c) AS joins
                    FROM pg_constraint c
-                  CROSS JOIN LATERAL generate_subscripts(c.conkey, 1) k
-                   JOIN pg_attribute ca ON ca.attrelid = c.conrelid AND ca.attnum = c.conkey[k]
-                   JOIN pg_attribute pa ON pa.attrelid = c.confrelid AND pa.attnum = c.confkey[k]
-                   JOIN pg_operator o ON o.oid = c.conpfeqop[k] JOIN pg_namespace n ON n.oid = o.oprnamespace
                   WHERE c.contype = 'f' AND c.conrelid = roots[i] AND c.conparentid = 0
-                    AND softaudit.marker_column(c.confrelid) IS NOT NULL AND softaudit.may_look(c.confrelid, its_owner)
-                  GROUP BY c.oid, c.conname, c.confrelid LOOP
+                    AND softaudit.marker_column(c.confrelid) IS NOT NULL AND softaudit.may_look(c.confrelid, its_owner) LOOP
             FOR line IN EXECUTE format('SELECT format(''row %%s of table %%s: its parent, row %%s of table %%s, is deleted ("%%s")'', c.me, %L, p.me, %L, %L)
                                           FROM (SELECT *, %s AS me FROM ONLY %s WHERE ctid = ANY (%L::tid[]) AND %I IS NOT NULL) c
                                           JOIN (SELECT *, tableoid AS t1, ctid AS t2, %s AS me FROM %s WHERE %I IS NOT NULL) p ON %s
@@ -382,7 +434,9 @@ BEGIN
                       DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule,
                       HINT = 'Change or delete the live rows, and restore the parents, first.';
         END IF;
-        IF state OPERATOR(pg_catalog.=) '23503' THEN
+        -- or it came from what a trigger did elsewhere
+        IF state OPERATOR(pg_catalog.=) '23503' OR
+           softaudit.is_marked(pg_catalog.to_regclass(pg_catalog.format('%I.%I', its_schema, its_table))) IS NOT TRUE THEN
             RAISE EXCEPTION '%', message
                 USING ERRCODE = state, DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule, HINT = advice;
         END IF;
@@ -391,8 +445,12 @@ BEGIN
                   HINT = 'Change or delete the live row first.';
     END;
     IF n OPERATOR(pg_catalog.=) 0 THEN
-        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM %s WHERE %s AND %I IS NULL)', target, condition, col) INTO is_live;
-        IF NOT is_live THEN
+        EXECUTE pg_catalog.format('SELECT pg_catalog.bool_or(%1$I IS NULL) FROM %2$s WHERE %3$s AND (%1$I IS NULL OR %1$I IS NOT NULL)', col, target, condition) INTO is_live;
+        IF is_live IS NOT DISTINCT FROM false THEN
+            RAISE EXCEPTION 'the row of table "%" with key % was not restored: a trigger or a rule let the UPDATE pass over it', target, key
+                USING ERRCODE = 'triggered_action_exception',
+                      HINT = 'Look at the BEFORE UPDATE triggers and the rules of the table.';
+        ELSIF is_live IS NULL THEN
             RAISE EXCEPTION 'table "%" has no deleted row with key %', target, key
                 USING ERRCODE = 'no_data_found',
                       HINT = 'It may have been purged; softaudit.history() tells.';
@@ -496,6 +554,10 @@ BEGIN
                    SELECT i.inhrelid FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid
                      JOIN pg_class c ON c.oid = i.inhrelid AND c.relkind = 'r' AND NOT c.relispartition)
                SELECT relid FROM tree LOOP
+        IF softaudit.marker_column(rel) <> column_name THEN
+            RAISE EXCEPTION 'table "%" is soft-deleted by column "%", and a table that it inherits from by "%"', rel, softaudit.marker_column(rel), column_name
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'What inherits from both needs one column for both.';
+        END IF;
         EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_marker" BEFORE DELETE OR UPDATE OF %I ON %s
                         FOR EACH STATEMENT EXECUTE FUNCTION softaudit.mark()', column_name, rel);
     END LOOP;
@@ -504,8 +566,7 @@ BEGIN
         EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_marker_row" BEFORE DELETE ON %s
                         FOR EACH ROW EXECUTE FUNCTION softaudit.mark()', target);
     END IF;
-    FOR rel IN SELECT t.relid FROM pg_partition_tree(target) t JOIN pg_class c ON c.oid = t.relid WHERE c.relkind <> 'f'
-               UNION SELECT target LOOP
+    FOR rel IN SELECT w.relation FROM softaudit.with_children(target) w LOOP
         EXECUTE format('CREATE OR REPLACE TRIGGER "!softaudit_marker_truncate" BEFORE TRUNCATE ON %s
                         FOR EACH STATEMENT EXECUTE FUNCTION softaudit.mark()', rel);
     END LOOP;
@@ -517,7 +578,8 @@ COMMENT ON FUNCTION softaudit.put_marker(regclass, name) IS
 CREATE FUNCTION softaudit.drop_marker(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
-SET client_min_messages = warning AS $$
+-- nobody else took them off
+SET client_min_messages = error AS $$
 DECLARE
     g record;
 BEGIN
@@ -654,11 +716,14 @@ COMMENT ON FUNCTION softaudit.becomes_soft_deleted(regclass, boolean) IS
 
 CREATE FUNCTION softaudit.apply_soft_delete(target regclass, s jsonb, is_new boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+-- what it costs by the planner's guess is not what it costs
+SET jit = off AS $$
 DECLARE
     present name := softaudit.marker_column(target);
     wanted name := s ->> 'deleted_at';
     parent regclass;
+    rel regclass;
     others integer;
 BEGIN
     IF present IS NOT NULL AND present <> wanted THEN
@@ -685,7 +750,9 @@ BEGIN
     IF s ->> 'purge_after' IS NOT NULL THEN
         PERFORM softaudit.ensure_purge_index(target, wanted);
     END IF;
-    PERFORM softaudit.put_key_triggers(target);
+    FOR rel IN SELECT DISTINCT softaudit.whole_of(w.relation) FROM softaudit.with_children(target) w LOOP
+        PERFORM softaudit.put_key_triggers(rel);
+    END LOOP;
     IF softaudit.assert_preload() THEN
         RAISE NOTICE 'soft delete: new sessions of database "%" load the library (session_preload_libraries)', current_database();
         SELECT count(*) INTO others FROM pg_stat_activity a
@@ -705,10 +772,13 @@ COMMENT ON FUNCTION softaudit.apply_soft_delete(regclass, jsonb, boolean) IS
 
 CREATE FUNCTION softaudit.remove_soft_delete(target regclass, force boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+-- what it costs by the planner's guess is not what it costs
+SET jit = off AS $$
 DECLARE
     col name := softaudit.marker_column(target);
     deleted bigint;
+    rel regclass;
 BEGIN
     IF col IS NULL THEN
         RETURN;
@@ -724,7 +794,9 @@ BEGIN
     PERFORM softaudit.revert_unique(target);
     PERFORM softaudit.drop_purge_index(target);
     PERFORM softaudit.drop_marker(target);
-    PERFORM softaudit.put_key_triggers(target);
+    FOR rel IN SELECT DISTINCT softaudit.whole_of(w.relation) FROM softaudit.with_children(target) w LOOP
+        PERFORM softaudit.put_key_triggers(rel);
+    END LOOP;
     RAISE NOTICE 'soft delete: markers removed from table "%"; column "%" stays, % deleted rows reappear', target, col, deleted;
 END
 $$;

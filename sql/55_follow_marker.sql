@@ -51,6 +51,13 @@ BEGIN
     IF root IS NULL THEN
         RETURN;
     END IF;
+    SELECT i.inhrelid, i.inhparent INTO other, parent FROM pg_inherits i
+     WHERE (i.inhparent = target OR i.inhrelid = target) AND softaudit.marker_column(i.inhparent) <> col LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'table "%" inherits from "%", which is soft-deleted by column "%", and from "%", which is by "%"',
+            other, root, col, parent, softaudit.marker_column(parent)
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'What inherits from both needs one column for both.';
+    END IF;
 
     -- what came with ATTACH PARTITION, too
     SELECT w.relation INTO other FROM softaudit.with_children(target) w JOIN pg_attribute a ON a.attrelid = w.relation

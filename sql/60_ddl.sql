@@ -140,7 +140,9 @@ COMMENT ON FUNCTION softaudit.adopt_tree(regclass) IS
 
 CREATE FUNCTION softaudit.after_ddl(partitions_may_be_new boolean) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+-- what it costs by the planner's guess is not what it costs
+SET jit = off AS $$
 DECLARE
     rel oid;
     root oid;
@@ -162,7 +164,9 @@ BEGIN
                                             UNION ALL SELECT t.oid FROM pg_class p JOIN pg_class t ON t.reloftype = p.reltype
                                              WHERE p.oid = down.relid AND p.relkind = 'c') n (relid))
                                     SELECT relid FROM down) d
-                 JOIN softaudit.registry r ON r.relation = d.relid
+                 JOIN pg_class t ON t.oid = d.relid
+                WHERE EXISTS (SELECT FROM softaudit.registry r WHERE r.relation = d.relid)
+                   OR NOT t.relispartition AND EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = d.relid AND softaudit.is_marked(c.confrelid))
                UNION
                -- a schema was renamed: all its tables have a new name
                SELECT r.relation FROM pg_event_trigger_ddl_commands() c
@@ -177,8 +181,10 @@ BEGIN
           FROM pg_attribute a
          WHERE r.relation = rel AND a.attrelid = rel AND NOT a.attisdropped AND r.expire_attribute = rel || ':' || a.attnum AND r.expire_column <> a.attname;
         -- a foreign key came or went
-        IF softaudit.is_marked(rel::regclass) OR EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = rel AND softaudit.is_marked(c.confrelid))
-           OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = rel AND t.tgname = '!softaudit_keys') THEN
+        IF softaudit.is_marked(rel::regclass) OR
+           EXISTS (SELECT FROM softaudit.parts_of(softaudit.whole_of(rel::regclass)) p
+                    WHERE EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = p AND softaudit.is_marked(c.confrelid))
+                       OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = p AND t.tgname = '!softaudit_keys')) THEN
             PERFORM softaudit.put_key_triggers(rel::regclass);
         END IF;
         CONTINUE WHEN NOT partitions_may_be_new;
@@ -244,11 +250,10 @@ CREATE FUNCTION softaudit.after_trigger() RETURNS void
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT softaudit.put_key_trigger(k.tgrelid)
-      FROM (SELECT DISTINCT COALESCE(pg_partition_root(t.tgrelid), t.tgrelid)::oid AS root
+      FROM (SELECT DISTINCT softaudit.whole_of(t.tgrelid) AS root
               FROM pg_event_trigger_ddl_commands() c JOIN pg_trigger t ON t.oid = c.objid
              WHERE c.classid = 'pg_trigger'::regclass AND softaudit.may_set_columns(t)) r
-      CROSS JOIN LATERAL (SELECT r.root UNION SELECT a.relid FROM pg_partition_tree(r.root) a) d (relid)
-      JOIN pg_trigger k ON k.tgrelid = d.relid AND k.tgname = '!softaudit_keys' AND k.tgparentid = 0
+      JOIN pg_trigger k ON k.tgrelid = r.root AND k.tgname = '!softaudit_keys'
 $$;
 COMMENT ON FUNCTION softaudit.after_trigger() IS
 'in an event trigger: a trigger was made that may set columns which an UPDATE does not name; foreign keys are followed there after every UPDATE';
@@ -339,10 +344,13 @@ COMMENT ON FUNCTION softaudit.note_trigger_state(regclass) IS
 
 CREATE FUNCTION softaudit.after_drop() RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+-- what it costs by the planner's guess is not what it costs
+SET jit = off AS $$
 DECLARE
     known softaudit.registry%ROWTYPE;
     parent regclass;
+    by_name boolean;
 BEGIN
     FOR known IN SELECT r.* FROM softaudit.registry r
                    JOIN pg_event_trigger_dropped_objects() d ON d.classid = 'pg_class'::regclass AND d.objid = r.relation AND d.objsubid = 0
@@ -387,6 +395,32 @@ BEGIN
         RAISE WARNING 'table "%" is not soft-deleted any more: its marker was dropped, and deleted rows that it holds reappear', known.relation
             USING HINT = 'Roll back, or call softaudit.enable() for it again.';
     END LOOP;
+    /*
+     * A trigger for foreign keys: by a column that was dropped with something else, and
+     * is put back, or by DROP TRIGGER.
+     */
+    FOR parent, by_name IN SELECT softaudit.whole_of(c.oid), bool_or(d.original)
+                             FROM pg_event_trigger_dropped_objects() d
+                             JOIN pg_namespace n ON n.nspname = d.address_names[1]
+                             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = d.address_names[2] AND c.relkind IN ('r', 'p')
+                            WHERE d.object_type = 'trigger' AND d.address_names[3] = '!softaudit_keys'
+                            GROUP BY 1 LOOP
+        IF NOT by_name THEN
+            PERFORM softaudit.put_key_triggers(parent);
+        ELSIF NOT (SELECT k.is_right FROM softaudit.key_trigger_columns(parent) k) THEN
+            RAISE WARNING 'foreign keys of table "%" do not act at soft deletes any more: trigger "!softaudit_keys" was dropped', parent
+                USING HINT = 'Roll back, or call softaudit.enable() for a soft-deleted table that it refers to or is.';
+        END IF;
+    END LOOP;
+    FOR parent IN SELECT DISTINCT c.oid::regclass
+                    FROM pg_event_trigger_dropped_objects() d
+                    JOIN pg_namespace n ON n.nspname = d.address_names[1]
+                    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = d.address_names[2] AND c.relkind = 'p'
+                   WHERE d.object_type = 'trigger' AND d.original AND d.address_names[3] = '!softaudit_marker_row'
+                     AND softaudit.marker_column(c.oid) IS NOT NULL LOOP
+        RAISE WARNING 'partitions of table "%" are not filtered any more where a query names them: trigger "!softaudit_marker_row" was dropped', parent
+            USING HINT = 'Roll back, or call softaudit.disable(..., audit => false) and softaudit.enable() for it.';
+    END LOOP;
     FOR parent IN SELECT DISTINCT c.objid::regclass FROM pg_event_trigger_dropped_objects() c
                     JOIN softaudit.registry r ON r.relation = c.objid
                    WHERE c.object_type = 'table column' AND c.objsubid > 0
@@ -417,20 +451,24 @@ COMMENT ON FUNCTION softaudit.before_drop_partition(regclass) IS
 'records that a partition of an audited table is dropped: its rows go, and no row trigger fires';
 
 CREATE FUNCTION softaudit.free_column(target regclass, column_name text) RETURNS void
-LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp
-SET client_min_messages = warning AS $$
-BEGIN
-    -- not for the marker, whose own trigger refuses it
-    IF softaudit.marker_column(target) IS DISTINCT FROM column_name::name
-       AND EXISTS (SELECT FROM pg_trigger t JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)
-                    WHERE t.tgrelid = target AND t.tgname = '!softaudit_keys' AND t.tgparentid = 0 AND a.attname = column_name::name) THEN
-        EXECUTE format('DROP TRIGGER "!softaudit_keys" ON %s', target);
-    END IF;
-END
+LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    -- the command goes on to what inherits the column, or to the tables of a type
+    WITH RECURSIVE down (relid) AS (
+        SELECT target::oid
+        UNION
+        SELECT n.relid FROM down CROSS JOIN LATERAL (
+            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = down.relid
+            UNION ALL SELECT t.oid FROM pg_class p JOIN pg_class t ON t.reloftype = p.reltype
+             WHERE p.oid = down.relid AND p.relkind = 'c') n (relid))
+    SELECT softaudit.free_keys(d.relid)
+      FROM down d JOIN pg_trigger t ON t.tgrelid = d.relid JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)
+     WHERE t.tgname = '!softaudit_keys' AND t.tgparentid = 0 AND a.attname = column_name::name
+       -- not for the marker, whose own trigger refuses it
+       AND softaudit.marker_column(d.relid) IS DISTINCT FROM column_name::name
 $$;
 COMMENT ON FUNCTION softaudit.free_column(regclass, text) IS
-'takes the trigger for foreign keys off a table of which one of their columns is dropped or changes its type; after_ddl() puts it back';
+'takes the trigger for foreign keys off tables of which one of their columns is dropped or changes its type; after_ddl() puts it back';
 
 CREATE FUNCTION softaudit.before_rewrite() RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

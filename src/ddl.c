@@ -191,6 +191,30 @@ free_column(RangeVar *rv, const char *column)
 		sau_owner_run("SELECT softaudit.free_column($1::pg_catalog.regclass, $2)", 2, types, values, "  ");
 }
 
+/* A table that becomes a partition gets the trigger of the whole, and has one of its own no more. */
+static void
+free_keys(RangeVar *rv)
+{
+	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (OidIsValid(relid) && sau_compat_owns_relation(relid, GetUserId()))
+		sau_owner_run("SELECT softaudit.free_keys($1::pg_catalog.regclass)", 1, types, values, " ");
+}
+
+/* What was a partition has the foreign keys still, and not the whole's trigger. */
+static void
+put_keys(RangeVar *rv)
+{
+	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+
+	if (OidIsValid(relid))
+		sau_owner_run("SELECT softaudit.put_key_triggers($1::pg_catalog.regclass)", 1, types, values, " ");
+}
+
 /*
  * A trigger of ours is what the library trusts: only we make one, and a restore, where
  * there is none yet on a table of who runs it.  PostgreSQL asks for the TRIGGER privilege
@@ -256,6 +280,8 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 
 					if (cmd->subtype == AT_AlterColumnType || cmd->subtype == AT_DropColumn)
 						free_column(((AlterTableStmt *) tree)->relation, cmd->name);
+					if (cmd->subtype == AT_AttachPartition && ((AlterTableStmt *) tree)->objtype == OBJECT_TABLE)
+						free_keys(((PartitionCmd *) cmd->def)->name);
 				}
 				foreach(lc, ((AlterTableStmt *) tree)->cmds)
 					if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DropColumn)
@@ -413,6 +439,14 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 	}
 	if (concerns)
 		run(partitions ? "SELECT softaudit.after_ddl(true)" : "SELECT softaudit.after_ddl(false)");
+	if (IsA(tree, AlterTableStmt) && ((AlterTableStmt *) tree)->objtype == OBJECT_TABLE)
+		foreach(lc, ((AlterTableStmt *) tree)->cmds)
+		{
+			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+			if (cmd->subtype == AT_DetachPartition || cmd->subtype == AT_DetachPartitionFinalize)
+				put_keys(((PartitionCmd *) cmd->def)->name);
+		}
 	return (Datum) 0;
 }
 

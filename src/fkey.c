@@ -392,7 +392,7 @@ static void
 visit_dead_parent(const SauKey *key, Batch *batch, void *arg)
 {
 	if (SPI_processed > 0)
-		sau_keyquery_refuse_dead_parent(key, batch->relid, first_value());
+		sau_keyquery_refuse_dead_parent(key, batch->relid, first_value(), batch->kind == ROWS_RESTORED);
 }
 
 static void

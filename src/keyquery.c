@@ -7,13 +7,17 @@
  *
  * A query on a table runs as that table's owner, as in ri_triggers.c: what compares its
  * columns may be somebody's function.  So none joins the two tables: the key values of the
- * rows at hand are handed over, all at once as arrays.  Our queries are told by their first
- * words, so that the filter leaves them alone.
+ * rows at hand are handed over, all at once as arrays.  The filter leaves our queries alone, which are
+ * told by where their text is kept: the same words are nobody else's.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -45,6 +49,28 @@ typedef struct PlanEntry
 } PlanEntry;
 
 static HTAB *plans = NULL;
+
+/* Is this the text of a query of ours that is being planned? */
+bool
+sau_keyquery_is_ours(const char *text)
+{
+	HASH_SEQ_STATUS status;
+	PlanEntry  *entry;
+	bool		found = false;
+
+	if (plans == NULL || strncmp(text, SAU_KEY_QUERY, strlen(SAU_KEY_QUERY)) != 0)
+		return false;
+	hash_seq_init(&status, plans);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		ListCell   *lc;
+
+		if (entry->plan && !found)
+			foreach(lc, SPI_plan_get_plan_sources(entry->plan))
+				found |= ((CachedPlanSource *) lfirst(lc))->query_string == text;
+	}
+	return found;
+}
 
 /* ---- foreign keys of a relation ---- */
 
@@ -119,6 +145,31 @@ column_name(const char *alias, Oid relid, AttrNumber attno)
 	return psprintf("%s.%s", alias, quote_identifier(get_attname(relid, attno, false)));
 }
 
+static Oid
+get_attcollation(Oid relid, AttrNumber attno)
+{
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+
+	get_atttypetypmodcoll(relid, attno, &type, &typmod, &collation);
+	return collation;
+}
+
+static void
+append_collation(StringInfo sql, Oid collation)
+{
+	HeapTuple	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(collation));
+	Form_pg_collation form;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for collation %u", collation);
+	form = (Form_pg_collation) GETSTRUCT(tuple);
+	appendStringInfo(sql, " COLLATE %s",
+					 quote_qualified_identifier(get_namespace_name(form->collnamespace), NameStr(form->collname)));
+	ReleaseSysCache(tuple);
+}
+
 /*
  * The condition that row "t" of the table that is looked at belongs to key "k" of the
  * rows at hand: those are the parents' side, or the children's.
@@ -139,6 +190,14 @@ append_join(StringInfo sql, const SauKey *key, Oid looked_at, const AttrNumber *
 			generate_operator_clause(sql, ours, our_type, key->operators[i], theirs, their_type);
 		else
 			generate_operator_clause(sql, theirs, their_type, key->operators[i], ours, our_type);
+		if (hand_is_parent)
+		{
+			Oid			collation = get_attcollation(at_hand, hand_atts[i]);
+
+			/* equal is what the parent's collation says, as in ri_GenerateQualCollation() */
+			if (OidIsValid(collation) && collation != get_attcollation(looked_at, atts[i]) && !get_collation_isdeterministic(collation))
+				append_collation(sql, collation);
+		}
 	}
 }
 
@@ -155,14 +214,49 @@ as_stamp(const char *expr, const SauMarker *marker)
 	return marker->typid == TIMESTAMPOID ? psprintf("(%s AT TIME ZONE 'UTC')", expr) : expr;
 }
 
-/* Can all key values be handed over as arrays?  A type that has none goes row by row. */
+/*
+ * Can all key values be handed over as arrays?  A type that has none goes row by row, and so
+ * does a composite one, which unnest() would take apart.
+ */
 bool
 sau_keyquery_has_arrays(Oid relid, const AttrNumber *atts, int n)
 {
 	for (int i = 0; i < n; i++)
-		if (!OidIsValid(get_array_type(get_atttype(relid, atts[i]))))
+	{
+		Oid			type = get_atttype(relid, atts[i]);
+
+		if (!OidIsValid(get_array_type(type)) || type_is_rowtype(type))
 			return false;
+	}
 	return true;
+}
+
+/*
+ * The table by whose name a row is marked that is in "relid": that one, but for a partition whose
+ * place the marker decides: there the row is to move.
+ */
+static Oid
+marked_by(Oid relid)
+{
+	ListCell   *lc;
+
+	if (!get_rel_relispartition(relid))
+		return relid;
+	foreach(lc, get_partition_ancestors(relid))
+	{
+		const SauMarker *marker = sau_marker_get(lfirst_oid(lc));
+		Relation	relation = marker ? try_table_open(lfirst_oid(lc), AccessShareLock) : NULL;
+		bool		in_expr;
+		bool		decides;
+
+		if (relation == NULL)
+			continue;
+		decides = has_partition_attrs(relation, bms_make_singleton(marker->attno - FirstLowInvalidHeapAttributeNumber), &in_expr);
+		table_close(relation, NoLock);
+		if (decides)
+			return lfirst_oid(lc);
+	}
+	return relid;
 }
 
 /* Whether the rows at hand are the parents, in a query of this kind. */
@@ -262,7 +356,8 @@ plan_for(SauKeyQuery kind, Oid relid, const SauKey *key)
 			case SAU_KEY_REFERRED:
 				if (marker)
 					appendStringInfo(&sql, " WHERE %s IS NULL", column_name("t", other, marker->attno));
-				appendStringInfoString(&sql, " LIMIT 1 FOR KEY SHARE OF t");
+				/* it waits for who deletes the child, which for a marked one is no change of a key */
+				appendStringInfo(&sql, " LIMIT 1 FOR %s OF t", marker ? "SHARE" : "KEY SHARE");
 				break;
 			case SAU_KEY_CASCADE:
 				appendStringInfo(&sql, " WHERE %s IS NULL FOR UPDATE OF t", column_name("t", other, marker->attno));
@@ -283,20 +378,23 @@ plan_for(SauKeyQuery kind, Oid relid, const SauKey *key)
 		appendStringInfo(&sql, "SELECT 1 FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY ($1) FOR UPDATE OF t", relation_name(relid));
 	else
 	{
+		Oid			whole = marked_by(relid);
+		const char *place = whole == relid ? "" : psprintf(" AND t.tableoid OPERATOR(pg_catalog.=) %u::pg_catalog.oid", relid);
+		const char *from = psprintf("%s%s", only(whole), relation_name(whole));
 		const char *column;
 
-		marker = sau_marker_get(relid);
-		column = quote_identifier(get_attname(relid, marker->attno, false));
+		marker = sau_marker_get(whole);
+		column = quote_identifier(get_attname(whole, marker->attno, false));
 		if (kind == SAU_KEY_MARK)
 		{
 			n_types = 2;
-			appendStringInfo(&sql, "UPDATE ONLY %s t SET %s = %s FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) u (t, s)"
-							 " WHERE t.ctid OPERATOR(pg_catalog.=) u.t AND t.%s IS NULL",
-							 relation_name(relid), column, as_stamp("u.s", marker), column);
+			appendStringInfo(&sql, "UPDATE %s t SET %s = %s FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) u (t, s)"
+							 " WHERE t.ctid OPERATOR(pg_catalog.=) u.t AND t.%s IS NULL%s",
+							 from, column, as_stamp("u.s", marker), column, place);
 		}
 		else
-			appendStringInfo(&sql, "UPDATE ONLY %s t SET %s = NULL FROM pg_catalog.unnest($1) u (t)"
-							 " WHERE t.ctid OPERATOR(pg_catalog.=) u.t", relation_name(relid), column);
+			appendStringInfo(&sql, "UPDATE %s t SET %s = NULL FROM pg_catalog.unnest($1) u (t)"
+							 " WHERE t.ctid OPERATOR(pg_catalog.=) u.t%s", from, column, place);
 	}
 
 	plan = SPI_prepare(sql.data, n_types, types);
@@ -316,7 +414,7 @@ plan_for(SauKeyQuery kind, Oid relid, const SauKey *key)
 void
 sau_keyquery_run(SauKeyQuery kind, Oid relid, const SauKey *key, Datum *values, int expected)
 {
-	Oid			looked_at = key == NULL ? relid : sau_keyquery_hand_is_parent(kind) ? key->child : key->parent;
+	Oid			looked_at = key == NULL ? (kind == SAU_KEY_LOCK ? relid : marked_by(relid)) : sau_keyquery_hand_is_parent(kind) ? key->child : key->parent;
 	Oid			save_user;
 	int			save_context;
 	int			ret;
@@ -385,8 +483,9 @@ sau_keyquery_refuse_referred(const SauKey *key, Oid relid, char *value)
 			 errdetail("Key is still referenced from live rows of table \"%s\".", get_rel_name(key->child))));
 }
 
+/* Two rows that went together may each wait for the other: only one UPDATE brings both back. */
 void
-sau_keyquery_refuse_dead_parent(const SauKey *key, Oid relid, char *value)
+sau_keyquery_refuse_dead_parent(const SauKey *key, Oid relid, char *value, bool is_restore)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
@@ -397,5 +496,7 @@ sau_keyquery_refuse_dead_parent(const SauKey *key, Oid relid, char *value)
 			 errdetail("Key (%s)=(%s) is that of a deleted row of table \"%s\".",
 					   column_list(relid, key->child_atts, key->n), value, get_rel_name(key->parent)) :
 			 errdetail("Key is that of a deleted row of table \"%s\".", get_rel_name(key->parent)),
+			 is_restore ?
+			 errhint("Restore the row of \"%s\" first, with softaudit.restore(), or all that were deleted together by one UPDATE that clears their column.", get_rel_name(key->parent)) :
 			 errhint("Restore the row of \"%s\" first, with softaudit.restore().", get_rel_name(key->parent))));
 }

@@ -208,11 +208,12 @@ Datum
 softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 {
 	Oid			relid = PG_GETARG_OID(0);
-	char	   *command = psprintf("%s%s", SAU_KEY_QUERY, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	char	   *command = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *operation = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
 	MemoryContext cxt = CurrentMemoryContext;
 	SauOperation save_removal = removal;
 	bool		save_image = removal_image;
+	const char *save_text = sau_exempt_own_text;
 	Oid			owner;
 	Oid			save_user;
 	int			save_context;
@@ -242,6 +243,7 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 				(void) set_config_option("search_path", session_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		}
 		SPI_connect();
+		sau_exempt_own_text = command;
 		if (PG_ARGISNULL(4))
 			ret = SPI_execute(command, false, 0);
 		else
@@ -270,6 +272,7 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
+		sau_exempt_own_text = save_text;
 		removal = save_removal;
 		removal_image = save_image;
 		sau_registry_resume_internal(save_internal);

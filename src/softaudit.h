@@ -368,6 +368,7 @@ extern void sau_mark_merge(struct Query *query, const SauMarker *marker, bool is
 extern void sau_mark_on_conflict(struct Query *query, const SauMarker *marker);
 
 /* exempt.c: who sees deleted rows without asking */
+extern const char *sau_exempt_own_text;
 extern bool sau_exempt_is_key_query(const char *text, struct Query *query);
 extern SauShow sau_exempt_shown_now(void);
 extern struct PlannedStmt *sau_exempt_utility_begin(struct PlannedStmt *pstmt, int *save);
@@ -429,7 +430,8 @@ extern bool sau_keyquery_hand_is_parent(SauKeyQuery kind);
 extern bool sau_keyquery_has_arrays(Oid relid, const AttrNumber *atts, int n);
 extern void sau_keyquery_run(SauKeyQuery kind, Oid relid, const SauKey *key, Datum *values, int expected);
 extern void sau_keyquery_refuse_referred(const SauKey *key, Oid relid, char *value);
-extern void sau_keyquery_refuse_dead_parent(const SauKey *key, Oid relid, char *value);
+extern void sau_keyquery_refuse_dead_parent(const SauKey *key, Oid relid, char *value, bool is_restore);
+extern bool sau_keyquery_is_ours(const char *text);
 
 /* fkey.c: foreign keys at a soft delete and a restore */
 extern void sau_fkey_statement_end(void);
