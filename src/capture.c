@@ -348,11 +348,18 @@ softaudit_capture(PG_FUNCTION_ARGS)
 
 		if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 		{
-			if (unlikely(moves && moves->depth == sau_log_depth() &&
-						 moves->table_id == rel->table_id))
+			bool		under_way = unlikely(moves && moves->depth == sau_log_depth());
+
+			/* a move never ends where it began */
+			if (under_way && moves->table_id == rel->table_id && moves->relid != RelationGetRelid(relation))
 				log_arrival(take_move(), rel, relation, data->tg_trigslot);
 			else
+			{
+				/* the row's own arrival would have come next */
+				if (under_way)
+					settle(take_move());
 				log_insert(rel, relation, data->tg_trigslot);
+			}
 		}
 		else
 		{
