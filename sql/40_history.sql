@@ -41,18 +41,22 @@ SET TimeZone = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET by
 AS $$
 DECLARE
     image jsonb := '{}';
-    value text;
     one jsonb;
 BEGIN
     FOR i IN 1 .. cardinality(key_columns) LOOP
-        value := CASE WHEN cardinality(key_columns) = 1 THEN key ELSE key::jsonb ->> key_columns[i]::text END;
-        IF value IS NULL THEN
+        one := CASE WHEN cardinality(key_columns) = 1 THEN to_jsonb(key) ELSE key::jsonb -> key_columns[i]::text END;
+        IF one IS NULL OR jsonb_typeof(one) = 'null' THEN
             RAISE EXCEPTION 'the key does not name column "%", or has NULL for it', key_columns[i]
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = 'Give every column of the primary key a value.';
         END IF;
         -- types of PostgreSQL's own only: see key_of()
-        EXECUTE format('SELECT to_jsonb(%L::%s)', value, key_types[i]) INTO one;
+        IF cardinality(key_columns) = 1 THEN
+            EXECUTE format('SELECT to_jsonb(%L::%s)', key, key_types[i]) INTO one;
+        ELSIF key_types[i] <> 'text' OR jsonb_typeof(one) NOT IN ('array', 'object') THEN
+            -- jsonb and arrays may be given as the log has them
+            EXECUTE format('SELECT to_jsonb(r.v) FROM jsonb_to_record(%L) r (v %s)', jsonb_build_object('v', one), key_types[i]) INTO one;
+        END IF;
         IF key_columns[i] = ANY (redact) THEN
             one := to_jsonb(softaudit.redacted(one));
         END IF;
