@@ -21,6 +21,8 @@
 #include "access/relscan.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
@@ -35,7 +37,9 @@
 #include "utils/memutils.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/tuplestore.h"
+#include "utils/typcache.h"
 
 /* Columns of softaudit.changes, in the order of the SQL script. */
 enum ChangesAttr
@@ -108,6 +112,51 @@ check_select(Oid relid)
 					   get_rel_name(relid));
 }
 
+static char *
+qualified_operator(Oid oper)
+{
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(oper));
+	Form_pg_operator form;
+	char	   *result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", oper);
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	result = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)), NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* The operator by which a primary key tells its values apart, qualified: of each column, in index order. */
+static char **
+key_operators(Relation relation, const Oid *types, int nkeys)
+{
+	char	  **operators = palloc0(nkeys * sizeof(char *));
+	List	   *indexes = RelationGetIndexList(relation);
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		for (int i = 0; index->rd_index->indisprimary && i < nkeys; i++)
+		{
+			Oid			oper = InvalidOid;
+
+			if (index->rd_rel->relam == BTREE_AM_OID)
+				oper = get_opfamily_member(index->rd_opfamily[i], index->rd_opcintype[i], index->rd_opcintype[i],
+										   BTEqualStrategyNumber);
+			else
+				oper = lookup_type_cache(types[i], TYPECACHE_EQ_OPR)->eq_opr;
+			if (!OidIsValid(oper))
+				elog(ERROR, "no equality for column %d of index %u", i + 1, RelationGetRelid(index));
+			operators[i] = qualified_operator(oper);
+		}
+		index_close(index, AccessShareLock);
+	}
+	return operators;
+}
+
 /* Does the row with this key exist, as far as the current user's row security lets him see? */
 static bool
 is_visible_now(SauRel *rel, Relation relation, TupleTableSlot *slot)
@@ -118,8 +167,12 @@ is_visible_now(SauRel *rel, Relation relation, TupleTableSlot *slot)
 	Oid		   *types = palloc(nkeys * sizeof(Oid));
 	Datum	   *values = palloc(nkeys * sizeof(Datum));
 	bool		visible;
+	char	  **operators;
 	int			ret;
 
+	for (int i = 0; i < nkeys; i++)
+		types[i] = getBaseType(TupleDescAttr(RelationGetDescr(relation), attnums[i] - 1)->atttypid);
+	operators = key_operators(relation, types, nkeys);
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "SELECT 1 FROM %s WHERE ",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
@@ -128,9 +181,8 @@ is_visible_now(SauRel *rel, Relation relation, TupleTableSlot *slot)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(relation), attnums[i] - 1);
 
-		appendStringInfo(&sql, "%s%s OPERATOR(pg_catalog.=) $%d", i > 0 ? " AND " : "",
-						 quote_identifier(NameStr(att->attname)), i + 1);
-		types[i] = getBaseType(att->atttypid);
+		appendStringInfo(&sql, "%s%s %s $%d", i > 0 ? " AND " : "",
+						 quote_identifier(NameStr(att->attname)), operators[i], i + 1);
 		values[i] = slot->tts_values[attnums[i] - 1];
 	}
 	SPI_connect();
@@ -582,7 +634,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the table must not be NULL")));
 	InitMaterializedSRF(fcinfo, 0);
-	relation = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	relation = sau_key_open_table(PG_GETARG_OID(0));
 	/* Before anything is told of the table. */
 	check_select(RelationGetRelid(relation));
 	rel = sau_registry_describe(relation);

@@ -23,6 +23,20 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 
+/* Open the table that a caller named, which may be gone by now. */
+Relation
+sau_key_open_table(Oid relid)
+{
+	Relation	relation = try_relation_open(relid, AccessShareLock);
+
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid),
+				 errhint("It may have been dropped; softaudit.history_of() reads what the log has by name.")));
+	return relation;
+}
+
 static void
 check_key_given(FunctionCallInfo fcinfo, int arg)
 {
@@ -256,7 +270,7 @@ PG_FUNCTION_INFO_V1(softaudit_key_image);
 Datum
 softaudit_key_image(PG_FUNCTION_ARGS)
 {
-	Relation	relation = relation_open(PG_GETARG_OID(0), AccessShareLock);
+	Relation	relation = sau_key_open_table(PG_GETARG_OID(0));
 	SauRel	   *rel = sau_registry_describe(relation);
 	TupleTableSlot *slot;
 	Jsonb	   *key;

@@ -357,6 +357,7 @@ typedef struct SauGivenKey
 	Datum		value;
 } SauGivenKey;
 
+extern Relation sau_key_open_table(Oid relid);
 extern SauGivenKey sau_key_given(FunctionCallInfo fcinfo, int arg);
 extern Jsonb *sau_key_as_owner(SauRel *rel, Relation relation, SauGivenKey given, TupleTableSlot **slot);
 
