@@ -11,7 +11,9 @@
  * applies to him, the row must be visible to him now.  When in doubt, nothing.
  *
  * An UPDATE of the key ties two keys together.  From the key that was asked for, its
- * predecessors are followed back from the change on, its successors forward.
+ * predecessors are followed back from the change on, its successors forward; under each,
+ * as far as it was the same row's.  Under row security there is only the row that has
+ * the key now.
  */
 #include "postgres.h"
 
@@ -71,14 +73,45 @@ enum ChangesAttr
 #define SESSION_CONTEXT				8
 #define SESSION_ORIGIN				9
 
-/* A key, and the stretch of the log (exclusive bounds) in which it is of interest. */
+/* A row of the log that has to do with a key. */
+typedef struct Event
+{
+	int64		audit_id;
+	int64		xid;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	bool		arrives;		/* a row got the key: by INSERT, or from another key */
+	bool		leaves;			/* a row gave it up: by a removal, or for another key */
+	Jsonb	   *other;			/* the other key, where the log still has it */
+	int64		other_ref;
+} Event;
+
+/* All that the log has of a key, oldest first. */
+typedef struct KeyLog
+{
+	Jsonb	   *key;
+	int64		ref;
+	Event	   *events;
+	int			n;
+	int			cap;
+} KeyLog;
+
+typedef enum Stretch
+{
+	STRETCH_ALL,				/* whatever had the key */
+	STRETCH_NOW,				/* the row that has it now */
+	STRETCH_BEFORE,				/* the row that left it with an event */
+	STRETCH_AFTER				/* the row that got it with an event */
+} Stretch;
+
+/* A key that is to be read, and how much of what the log has of it. */
 typedef struct Segment
 {
 	Jsonb	   *key;
-	int64		after;
-	int64		before;
-	bool		back;			/* follow predecessors */
-	bool		forward;		/* follow successors */
+	int64		ref;
+	Stretch		stretch;
+	int64		at;				/* the event's audit_id */
+	int64		xid;			/* and transaction */
 } Segment;
 
 typedef struct Found
@@ -93,6 +126,9 @@ typedef struct Reading
 	SauRel	   *rel;
 	char	  **image_key;
 	int			n_image_key;
+	List	   *leaves;			/* of the log */
+	List	   *keys;			/* KeyLog */
+	KeyLog	   *truncates;		/* when the whole table was emptied; read at need */
 	List	   *segments;
 	Found	   *found;
 	int			n;
@@ -328,7 +364,7 @@ keys_of_row(Reading *reading, HeapTuple tuple, TupleDesc desc, Jsonb **key, Json
 }
 
 static void
-add_segment(Reading *reading, Jsonb *key, int64 after, int64 before, bool back, bool forward)
+add_segment(Reading *reading, Jsonb *key, int64 ref, Stretch stretch, int64 at, int64 xid)
 {
 	Segment    *s;
 	ListCell   *lc;
@@ -336,17 +372,26 @@ add_segment(Reading *reading, Jsonb *key, int64 after, int64 before, bool back, 
 	foreach(lc, reading->segments)
 	{
 		s = lfirst(lc);
-		if (s->after <= after && s->before >= before &&
-			(s->back || !back) && (s->forward || !forward) && same_key(s->key, key))
+		if (s->stretch == stretch && s->at == at)
 			return;
 	}
 	s = palloc(sizeof(Segment));
 	s->key = key;
-	s->after = after;
-	s->before = before;
-	s->back = back;
-	s->forward = forward;
+	s->ref = ref;
+	s->stretch = stretch;
+	s->at = at;
+	s->xid = xid;
 	reading->segments = lappend(reading->segments, s);
+}
+
+static bool
+is_operation(HeapTuple tuple, TupleDesc desc, const char *name)
+{
+	bool		isnull;
+	text	   *operation = DatumGetTextPP(heap_getattr(tuple, SAU_LOG_OPERATION, desc, &isnull));
+
+	return VARSIZE_ANY_EXHDR(operation) == strlen(name) &&
+		memcmp(VARDATA_ANY(operation), name, strlen(name)) == 0;
 }
 
 /* A row of the log that erase() left without images and key. */
@@ -354,53 +399,61 @@ static bool
 is_erased(HeapTuple tuple, TupleDesc desc)
 {
 	return heap_attisnull(tuple, SAU_LOG_NEW_DATA, desc) && heap_attisnull(tuple, SAU_LOG_OLD_DATA, desc) &&
-		heap_attisnull(tuple, SAU_LOG_ROW_KEY, desc);
+		heap_attisnull(tuple, SAU_LOG_ROW_KEY, desc) && !is_operation(tuple, desc, "TRUNCATE");
 }
 
-/* Take a row of the log that matched a segment, and see where its key came from or went. */
-static void
-take_row(Reading *reading, const Segment *segment, HeapTuple tuple, TupleDesc desc)
+/* What a row of the log has to do with a key; false if nothing. */
+static bool
+see_event(Reading *reading, KeyLog *log, HeapTuple tuple, TupleDesc desc, Event *event)
 {
-	int64		audit_id = get_int8(tuple, desc, SAU_LOG_AUDIT_ID);
-	Jsonb	   *key;
-	Jsonb	   *old_key;
-	bool		seen;
+	int64		ref = get_int8(tuple, desc, SAU_LOG_ROW_REF);
+	bool		changed = !heap_attisnull(tuple, SAU_LOG_OLD_ROW_REF, desc);
+	int64		old_ref = changed ? get_int8(tuple, desc, SAU_LOG_OLD_ROW_REF) : ref;
+	bool		is_now = false;
+	bool		was_before = false;
 
-	if (audit_id <= segment->after || audit_id >= segment->before)
-		return;
-	if (is_erased(tuple, desc))
-		key = old_key = NULL;	/* the digest, which brought us here, is all there is */
+	memset(event, 0, sizeof(*event));
+	if (log->key == NULL)
+	{
+		/* the table's own: a partition that was emptied does not tell whose keys it had */
+		if (!is_operation(tuple, desc, "TRUNCATE") || !heap_attisnull(tuple, SAU_LOG_PARTITION_NAME, desc))
+			return false;
+	}
+	else if (is_erased(tuple, desc))
+	{
+		/* the digest, which brought us here, is all there is */
+		is_now = ref == log->ref;
+		was_before = old_ref == log->ref;
+	}
 	else
 	{
-		keys_of_row(reading, tuple, desc, &key, &old_key);
-		if (!(key && same_key(key, segment->key)) && !(old_key && same_key(old_key, segment->key)))
-			return;
-	}
+		Jsonb	   *key;
+		Jsonb	   *old_key;
 
-	hash_search(reading->seen, &audit_id, HASH_ENTER, &seen);
-	if (!seen)
-	{
-		if (reading->n >= reading->cap)
-		{
-			reading->cap = Max(64, reading->cap * 2);
-			reading->found = reading->found ?
-				repalloc_huge(reading->found, reading->cap * sizeof(Found)) :
-				palloc(reading->cap * sizeof(Found));
-		}
-		reading->found[reading->n].audit_id = audit_id;
-		reading->found[reading->n].tuple = heap_copytuple(tuple);
-		reading->found[reading->n++].desc = desc;
+		keys_of_row(reading, tuple, desc, &key, &old_key);
+		is_now = key && same_key(key, log->key);
+		was_before = changed ? old_key && same_key(old_key, log->key) : is_now;
+		event->other = is_now ? old_key : key;
+		event->other_ref = is_now ? old_ref : ref;
 	}
-	if (old_key == NULL)
-		return;
-	if (segment->back && same_key(key, segment->key))
-		add_segment(reading, old_key, PG_INT64_MIN, audit_id, true, false);
-	if (segment->forward && same_key(old_key, segment->key))
-		add_segment(reading, key, audit_id, PG_INT64_MAX, false, true);
+	if (log->key)
+	{
+		if (!is_now && !was_before)
+			return false;
+		event->arrives = is_now && (changed ? !was_before : is_operation(tuple, desc, "INSERT"));
+		event->leaves = was_before && (changed ? !is_now :
+									   is_operation(tuple, desc, "DELETE") || is_operation(tuple, desc, "PURGE") ||
+									   is_operation(tuple, desc, "ERASE"));
+	}
+	event->audit_id = get_int8(tuple, desc, SAU_LOG_AUDIT_ID);
+	event->xid = get_int8(tuple, desc, SAU_LOG_XID);
+	event->tuple = heap_copytuple(tuple);
+	event->desc = desc;
+	return true;
 }
 
 static void
-scan_index(Reading *reading, Segment *segment, Relation leaf, Oid indexid, TupleDesc desc)
+scan_index(Reading *reading, KeyLog *log, Relation leaf, Oid indexid, TupleDesc desc)
 {
 	Relation	index;
 	IndexScanDesc scan;
@@ -411,17 +464,27 @@ scan_index(Reading *reading, Segment *segment, Relation leaf, Oid indexid, Tuple
 		return;
 	index = index_open(indexid, AccessShareLock);
 	slot = table_slot_create(leaf, NULL);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ,
-				Int64GetDatum(sau_image_row_ref(reading->rel->table_id, &segment->key->root)));
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(log->ref));
 	scan = sau_compat_index_beginscan(leaf, index, GetActiveSnapshot(), 1);
 	index_rescan(scan, &key, 1, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		bool		should_free;
 		HeapTuple	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+		Event		event;
 
 		CHECK_FOR_INTERRUPTS();
-		take_row(reading, segment, tuple, desc);
+		if (see_event(reading, log, tuple, desc, &event))
+		{
+			if (log->n >= log->cap)
+			{
+				log->cap = Max(64, log->cap * 2);
+				log->events = log->events ?
+					repalloc_huge(log->events, log->cap * sizeof(Event)) :
+					palloc(log->cap * sizeof(Event));
+			}
+			log->events[log->n++] = event;
+		}
 		if (should_free)
 			heap_freetuple(tuple);
 	}
@@ -431,7 +494,7 @@ scan_index(Reading *reading, Segment *segment, Relation leaf, Oid indexid, Tuple
 }
 
 static void
-scan_leaf(Reading *reading, Segment *segment, Oid leafid)
+scan_leaf(Reading *reading, KeyLog *log, Oid leafid)
 {
 	Relation	leaf = try_table_open(leafid, AccessShareLock);
 	SauLeaf		info;
@@ -441,9 +504,18 @@ scan_leaf(Reading *reading, Segment *segment, Oid leafid)
 		return;
 	desc = CreateTupleDescCopy(RelationGetDescr(leaf));
 	sau_partition_leaf_indexes(leaf, &info);
-	scan_index(reading, segment, leaf, info.key_index, desc);
-	scan_index(reading, segment, leaf, info.old_key_index, desc);
+	scan_index(reading, log, leaf, info.key_index, desc);
+	scan_index(reading, log, leaf, info.old_key_index, desc);
 	table_close(leaf, AccessShareLock);
+}
+
+static int
+compare_events(const void *a, const void *b)
+{
+	int64		ia = ((const Event *) a)->audit_id;
+	int64		ib = ((const Event *) b)->audit_id;
+
+	return ia < ib ? -1 : ia > ib;
 }
 
 static int
@@ -455,20 +527,209 @@ compare_found(const void *a, const void *b)
 	return ia < ib ? -1 : ia > ib;
 }
 
+/* Read what the log has of a key; with NULL for it, the TRUNCATEs of the whole table. */
+static KeyLog *
+read_key(Reading *reading, Jsonb *key, int64 ref)
+{
+	KeyLog	   *log = palloc0(sizeof(KeyLog));
+	ListCell   *lc;
+	int			n = 0;
+
+	log->key = key;
+	log->ref = ref;
+	foreach(lc, reading->leaves)
+		scan_leaf(reading, log, lfirst_oid(lc));
+	if (log->n > 1)
+		qsort(log->events, log->n, sizeof(Event), compare_events);
+	/* a change between keys that share a digest is found by both indexes */
+	for (int i = 0; i < log->n; i++)
+		if (n == 0 || log->events[n - 1].audit_id != log->events[i].audit_id)
+			log->events[n++] = log->events[i];
+	log->n = n;
+	return log;
+}
+
+static KeyLog *
+log_of_key(Reading *reading, Jsonb *key, int64 ref)
+{
+	KeyLog	   *log;
+	ListCell   *lc;
+
+	foreach(lc, reading->keys)
+	{
+		log = lfirst(lc);
+		if (log->ref == ref && same_key(log->key, key))
+			return log;
+	}
+	log = read_key(reading, key, ref);
+	reading->keys = lappend(reading->keys, log);
+	return log;
+}
+
+/* The audit_id of the last TRUNCATE before an event, or of the first one after it. */
+static int64
+truncate_near(Reading *reading, int64 at, bool before)
+{
+	int64		near = before ? PG_INT64_MIN : PG_INT64_MAX;
+	KeyLog	   *log;
+
+	if (reading->truncates == NULL)
+		reading->truncates = read_key(reading, NULL, (int64) ((uint64) (uint32) reading->rel->table_id << 32));
+	log = reading->truncates;
+	for (int i = 0; i < log->n; i++)
+		if (before ? log->events[i].audit_id < at : log->events[i].audit_id > at && near == PG_INT64_MAX)
+			near = log->events[i].audit_id;
+	return near;
+}
+
+/*
+ * Where does the stretch of the row begin that had the key just before events[end], in
+ * transaction "xid"?  Since the last row that left the key; since the last that got it, if
+ * that was in another transaction, at whose end no two rows can have had it.  Within one, rows
+ * may share a key that is checked later: one that left may have left it to a row that came first.
+ */
+static int
+begin_of_stretch(KeyLog *log, int end, int64 xid, int64 truncated)
+{
+	bool		seen_arrival = false;
+
+	for (int i = end - 1; i >= 0; i--)
+	{
+		Event	   *event = &log->events[i];
+
+		if (event->audit_id < truncated)
+			return i + 1;
+		if (event->leaves)
+		{
+			for (int j = i - 1; !seen_arrival && j >= 0; j--)
+			{
+				if (log->events[j].leaves || log->events[j].xid != event->xid)
+					break;
+				if (log->events[j].arrives)
+					return j;
+			}
+			return i + 1;
+		}
+		if (event->arrives && event->xid != xid)
+			return i;
+		seen_arrival = seen_arrival || event->arrives;
+	}
+	return 0;
+}
+
+/*
+ * Where does the stretch of the row end that got the key with events[begin]?  The counterpart:
+ * the first row that leaves the key is the other one, where that was there still.
+ */
+static int
+end_of_stretch(KeyLog *log, int begin, int64 truncated_before, int64 truncated)
+{
+	Event	   *before = begin > 0 ? &log->events[begin - 1] : NULL;
+	bool		shared = before && !before->leaves && before->audit_id > truncated_before;
+	int64		xid = log->events[begin].xid;
+
+	for (int i = begin + 1; i < log->n; i++)
+	{
+		Event	   *event = &log->events[i];
+
+		if (event->audit_id > truncated)
+			return i;
+		if (event->leaves)
+		{
+			if (!shared || event->xid != xid)
+				return i + 1;
+			shared = false;
+		}
+		else if (event->arrives)
+		{
+			int			next = i + 1;
+
+			while (next < log->n && log->events[next].xid == event->xid && !log->events[next].leaves)
+				next++;
+			return next < log->n && log->events[next].xid == event->xid ? next + 1 : i;
+		}
+	}
+	return log->n;
+}
+
+static void
+take_event(Reading *reading, Event *event)
+{
+	bool		seen;
+
+	hash_search(reading->seen, &event->audit_id, HASH_ENTER, &seen);
+	if (seen)
+		return;
+	if (reading->n >= reading->cap)
+	{
+		reading->cap = Max(64, reading->cap * 2);
+		reading->found = reading->found ?
+			repalloc_huge(reading->found, reading->cap * sizeof(Found)) :
+			palloc(reading->cap * sizeof(Found));
+	}
+	reading->found[reading->n].audit_id = event->audit_id;
+	reading->found[reading->n].tuple = event->tuple;
+	reading->found[reading->n++].desc = event->desc;
+}
+
+/* Take the events of a segment, and see where its row came from or went. */
+static void
+read_segment(Reading *reading, Segment *segment)
+{
+	KeyLog	   *log = log_of_key(reading, segment->key, segment->ref);
+	int			begin = 0;
+	int			end = log->n;
+	int			at = 0;
+
+	while (at < log->n && log->events[at].audit_id < segment->at)
+		at++;
+	switch (segment->stretch)
+	{
+		case STRETCH_ALL:
+			break;
+		case STRETCH_NOW:
+		case STRETCH_BEFORE:
+			end = at;
+			begin = begin_of_stretch(log, end, segment->xid, truncate_near(reading, segment->at, true));
+			break;
+		case STRETCH_AFTER:
+			if (at >= log->n)
+				return;
+			begin = at;
+			end = end_of_stretch(log, begin, truncate_near(reading, segment->at, true),
+								 truncate_near(reading, segment->at, false));
+			break;
+	}
+	for (int i = begin; i < end; i++)
+	{
+		Event	   *event = &log->events[i];
+
+		/* within a row's stretch, whoever else comes or goes is another row */
+		if (segment->stretch != STRETCH_ALL &&
+			((event->arrives && i > begin) ||
+			 (event->leaves && (segment->stretch != STRETCH_AFTER || i < end - 1))))
+			continue;
+		take_event(reading, event);
+		if (event->other == NULL)
+			continue;
+		if (event->arrives && segment->stretch != STRETCH_AFTER)
+			add_segment(reading, event->other, event->other_ref, STRETCH_BEFORE, event->audit_id, event->xid);
+		if (event->leaves)
+			add_segment(reading, event->other, event->other_ref, STRETCH_AFTER, event->audit_id, event->xid);
+	}
+}
+
 /* Read all segments, which may grow while they are read. */
 static void
 read_segments(Reading *reading)
 {
 	int			ngroups;
 	int32	   *groups = sau_registry_groups(reading->rel->table_id, &ngroups);
-	List	   *leaves = NIL;
-	ListCell   *lc;
 
 	for (int i = 0; i < ngroups; i++)
-		leaves = list_concat(leaves, sau_partition_leaves(groups[i]));
+		reading->leaves = list_concat(reading->leaves, sau_partition_leaves(groups[i]));
 	for (int i = 0; i < list_length(reading->segments); i++)
-		foreach(lc, leaves)
-			scan_leaf(reading, list_nth(reading->segments, i), lfirst_oid(lc));
+		read_segment(reading, list_nth(reading->segments, i));
 	if (reading->n > 1)
 		qsort(reading->found, reading->n, sizeof(Found), compare_found);
 }
@@ -599,7 +860,7 @@ show_rows(FunctionCallInfo fcinfo, Reading *reading)
 }
 
 static void
-init_reading(Reading *reading, SauRel *rel, Jsonb *key)
+init_reading(Reading *reading, SauRel *rel, Jsonb *key, Stretch stretch)
 {
 	HASHCTL		ctl = {0};
 
@@ -610,7 +871,7 @@ init_reading(Reading *reading, SauRel *rel, Jsonb *key)
 	ctl.entrysize = sizeof(int64);
 	ctl.hcxt = CurrentMemoryContext;
 	reading->seen = hash_create("softaudit history", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	add_segment(reading, key, PG_INT64_MIN, PG_INT64_MAX, true, true);
+	add_segment(reading, key, sau_image_row_ref(rel->table_id, &key->root), stretch, PG_INT64_MAX, 0);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_history);
@@ -627,6 +888,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 	SauRel	   *rel;
 	TupleTableSlot *slot;
 	Jsonb	   *key;
+	Stretch		stretch = STRETCH_ALL;
 	Reading		reading;
 
 	if (PG_ARGISNULL(0))
@@ -670,10 +932,11 @@ softaudit_history(PG_FUNCTION_ARGS)
 			relation_close(relation, AccessShareLock);
 			return (Datum) 0;
 		}
+		stretch = STRETCH_NOW;
 	}
 
 	sau_log_flush();
-	init_reading(&reading, rel, key);
+	init_reading(&reading, rel, key, stretch);
 	ExecDropSingleTupleTableSlot(slot);
 	read_segments(&reading);
 	show_rows(fcinfo, &reading);
@@ -697,7 +960,7 @@ softaudit_history_of_key(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	rel.table_id = PG_GETARG_INT32(0);
 	sau_log_flush();
-	init_reading(&reading, &rel, DatumGetJsonbPCopy(PG_GETARG_DATUM(1)));
+	init_reading(&reading, &rel, DatumGetJsonbPCopy(PG_GETARG_DATUM(1)), STRETCH_ALL);
 	read_segments(&reading);
 	show_rows(fcinfo, &reading);
 	return (Datum) 0;

@@ -70,6 +70,100 @@ CALL t.err('SELECT * FROM softaudit.history_of(''s36'', ''odd'', ''{"a": [1], "b
 CALL t.err('SELECT * FROM softaudit.history_of(''s36'', ''odd'', ''{"a": [1], "b": "x", "c": "", "m": [], "d": [], "n": null}'')');
 CALL t.err('SELECT * FROM softaudit.history_of(''s36'', ''odd'', ''{"a": "1", "b": "x", "c": "", "m": [], "d": [], "n": 1}'')');
 
+-- row security: of the row that is seen, not of others that had its key
+CREATE TABLE doc (id integer PRIMARY KEY, tenant name, body text);
+SELECT softaudit.enable('doc', soft_delete => false);
+ALTER TABLE doc ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON doc USING (tenant = current_user);
+GRANT SELECT, INSERT, UPDATE ON doc TO regress_sau_bob;
+INSERT INTO doc VALUES (1, 'alice', 'draft'), (5, 'alice', 'to go'), (8, 'alice', 'of alice');
+UPDATE doc SET id = 2, body = 'alice moves' WHERE id = 1;
+UPDATE doc SET body = 'alice secret, now' WHERE id = 2;
+DELETE FROM doc WHERE id = 5;
+SET ROLE regress_sau_bob;
+INSERT INTO doc VALUES (1, 'regress_sau_bob', 'x'), (5, 'regress_sau_bob', 'y');
+UPDATE doc SET id = 6 WHERE id = 5;
+SELECT seen('doc', '1');
+SELECT seen('doc', '2');
+SELECT seen('doc', '6');
+SELECT seen('doc', '8');
+RESET ROLE;
+SELECT seen('doc', '1');
+
+-- a key that rows had in turn: of each what is its own
+CREATE TABLE k (id integer PRIMARY KEY, v text);
+SELECT softaudit.enable('k', soft_delete => false);
+INSERT INTO k VALUES (1, 'A');
+UPDATE k SET id = 2;
+INSERT INTO k VALUES (1, 'B');
+UPDATE k SET id = 3 WHERE v = 'B';
+SELECT seen('k', '3');
+SELECT seen('k', '2');
+SELECT seen('k', '1');
+-- after a DELETE, and before the next that comes
+INSERT INTO k VALUES (1, 'C');
+DELETE FROM k WHERE id IN (1, 2);
+INSERT INTO k VALUES (1, 'D'), (2, 'E');
+UPDATE k SET id = 4 WHERE id = 1;
+SELECT seen('k', '4');
+INSERT INTO k VALUES (1, 'F');
+UPDATE k SET id = 5 WHERE id = 4;
+INSERT INTO k VALUES (4, 'G');
+SELECT seen('k', '1');
+-- after a TRUNCATE
+TRUNCATE k;
+INSERT INTO k VALUES (1, 'H');
+UPDATE k SET id = 6;
+SELECT seen('k', '6');
+-- within one transaction
+BEGIN;
+UPDATE k SET id = 7;
+INSERT INTO k VALUES (6, 'I');
+UPDATE k SET id = 8 WHERE id = 6;
+UPDATE k SET id = 9 WHERE id = 8;
+COMMIT;
+SELECT seen('k', '7');
+SELECT seen('k', '9');
+-- what was erased is another's, too
+SELECT rows_deleted, images_removed FROM softaudit.erase('k', 9, 'request 1');
+INSERT INTO k VALUES (9, 'J');
+UPDATE k SET id = 10 WHERE id = 9;
+SELECT seen('k', '10');
+-- key zero is not the table
+CREATE TABLE zero (id integer PRIMARY KEY);
+SELECT softaudit.enable('zero', soft_delete => false);
+INSERT INTO zero VALUES (0);
+TRUNCATE zero;
+SELECT seen('zero', '0');
+
+-- an erasure takes the row's images and no other's
+CREATE TABLE e (id integer PRIMARY KEY, v text);
+SELECT softaudit.enable('e', soft_delete => false);
+INSERT INTO e VALUES (1, 'A');
+UPDATE e SET id = 2;
+INSERT INTO e VALUES (1, 'B');
+UPDATE e SET id = 3 WHERE v = 'B';
+SELECT rows_deleted, images_removed FROM softaudit.erase('e', 3, 'request 2');
+SELECT seen('e', '2');
+SELECT count(*) FROM softaudit.changes c WHERE c.schema_name = 's36' AND c.table_name = 'e' AND concat(c.old_data, c.new_data) ~ '"B"';
+
+-- keys that rows exchange, or share until the end of a transaction
+CREATE TABLE d (id integer PRIMARY KEY DEFERRABLE, v text);
+SELECT softaudit.enable('d', soft_delete => false);
+INSERT INTO d VALUES (1, 'A'), (2, 'B'), (3, 'C');
+UPDATE d SET id = id % 3 + 1;
+UPDATE d SET v = lower(v);
+UPDATE d SET id = id + 10;
+SELECT v, (SELECT string_agg(s, '; ') FROM seen('d', d.id::text) s) FROM d ORDER BY v;
+BEGIN;
+SET CONSTRAINTS ALL DEFERRED;
+INSERT INTO d VALUES (11, 'N');
+UPDATE d SET id = 21 WHERE id = 11 AND v = 'c';
+COMMIT;
+UPDATE d SET id = 31 WHERE v = 'N';
+SELECT seen('d', '31');
+SELECT seen('d', '21');
+
 \set ECHO none
 DROP SCHEMA s36 CASCADE;
 DROP OWNED BY regress_sau_bob;
