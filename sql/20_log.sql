@@ -89,6 +89,7 @@ BEGIN
             all_groups integer[] NOT NULL DEFAULT '{}',
             -- the key when the table was first enabled, never changed: log rows rest on it
             image_key name[] NOT NULL DEFAULT '{}',
+            key_columns name[] NOT NULL DEFAULT '{}',   -- now, or last, in the order that the digests rest on
             ignore name[] NOT NULL DEFAULT '{}',
             images text NOT NULL DEFAULT 'full',
             audit boolean NOT NULL DEFAULT true,
@@ -101,7 +102,6 @@ BEGIN
             partition_by interval NOT NULL DEFAULT '1 month',
             keep_log interval,
             group_name name,
-            key_columns name[] NOT NULL DEFAULT '{}',
             key_types text[] NOT NULL DEFAULT '{}',
             column_args text[] NOT NULL DEFAULT '{}',
             trigger_state "char" NOT NULL DEFAULT 'O',

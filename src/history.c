@@ -860,7 +860,7 @@ show_rows(FunctionCallInfo fcinfo, Reading *reading)
 }
 
 static void
-init_reading(Reading *reading, SauRel *rel, Jsonb *key, Stretch stretch)
+init_reading(Reading *reading, SauRel *rel, Jsonb *key, int64 ref, Stretch stretch)
 {
 	HASHCTL		ctl = {0};
 
@@ -871,7 +871,7 @@ init_reading(Reading *reading, SauRel *rel, Jsonb *key, Stretch stretch)
 	ctl.entrysize = sizeof(int64);
 	ctl.hcxt = CurrentMemoryContext;
 	reading->seen = hash_create("softaudit history", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	add_segment(reading, key, sau_image_row_ref(rel->table_id, &key->root), stretch, PG_INT64_MAX, 0);
+	add_segment(reading, key, ref, stretch, PG_INT64_MAX, 0);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_history);
@@ -936,13 +936,38 @@ softaudit_history(PG_FUNCTION_ARGS)
 	}
 
 	sau_log_flush();
-	init_reading(&reading, rel, key, stretch);
+	init_reading(&reading, rel, key, sau_image_key_ref(rel, relation, key), stretch);
 	ExecDropSingleTupleTableSlot(slot);
 	read_segments(&reading);
 	show_rows(fcinfo, &reading);
 	sau_registry_release(rel);
 	relation_close(relation, AccessShareLock);
 	return (Datum) 0;
+}
+
+/*
+ * The number that a key is indexed by, of an image without its table: its columns are
+ * called what the key's are called now (or last), or were when the table was enabled.
+ */
+static int64
+ref_of_image(int32 table_id, const JsonbContainer *key)
+{
+	int			n = JsonContainerSize(key);
+	int			order[INDEX_MAX_KEYS];
+	int			first_order[INDEX_MAX_KEYS];
+	int			n_names;
+	int			known = -1;
+	char	  **names;
+
+	if (n == 1 || n > INDEX_MAX_KEYS)
+		return sau_image_row_ref(table_id, key, NULL);
+	names = sau_registry_key_columns(table_id, &n_names);
+	if (n_names == n)
+		known = sau_image_key_order(key, names, n, order);
+	names = sau_registry_image_key(table_id, &n_names);
+	if (n_names == n && known < n && sau_image_key_order(key, names, n, first_order) > known)
+		return sau_image_row_ref(table_id, key, first_order);
+	return sau_image_row_ref(table_id, key, known >= 0 ? order : NULL);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_history_of_key);
@@ -955,12 +980,13 @@ Datum
 softaudit_history_of_key(PG_FUNCTION_ARGS)
 {
 	SauRel		rel = {0};
+	Jsonb	   *key = DatumGetJsonbPCopy(PG_GETARG_DATUM(1));
 	Reading		reading;
 
 	InitMaterializedSRF(fcinfo, 0);
 	rel.table_id = PG_GETARG_INT32(0);
 	sau_log_flush();
-	init_reading(&reading, &rel, DatumGetJsonbPCopy(PG_GETARG_DATUM(1)), STRETCH_ALL);
+	init_reading(&reading, &rel, key, ref_of_image(rel.table_id, &key->root), STRETCH_ALL);
 	read_segments(&reading);
 	show_rows(fcinfo, &reading);
 	return (Datum) 0;
@@ -1012,5 +1038,5 @@ PG_FUNCTION_INFO_V1(softaudit_row_ref);
 Datum
 softaudit_row_ref(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(sau_image_row_ref(PG_GETARG_INT32(0), &PG_GETARG_JSONB_P(1)->root));
+	PG_RETURN_INT64(ref_of_image(PG_GETARG_INT32(0), &PG_GETARG_JSONB_P(1)->root));
 }

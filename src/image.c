@@ -19,6 +19,7 @@
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "optimizer/optimizer.h"
+#include "port/pg_bitutils.h"
 #include "rewrite/rewriteHandler.h"
 #include "softaudit.h"
 #include "utils/builtins.h"
@@ -50,6 +51,7 @@ struct SauImage
 	Shape		key;
 	int			nkeys;
 	AttrNumber *key_attnums;	/* in index order */
+	int		   *key_order;		/* where they stand in the key's image */
 	bool	   *key_columns;	/* by attnum - 1 */
 	SauCodec	  **virtuals;		/* by attnum - 1; NULL where no column is virtual */
 	ExprContext *econtext;
@@ -156,6 +158,11 @@ prepare_key(SauImage *image, SauRel *rel, Relation relation)
 		if (image->key_columns[image->codecs[i].attno - 1])
 			image->key.cols[image->key.n++] = i;
 	prepare_shape(&image->key, image, cxt);
+	image->key_order = MemoryContextAlloc(cxt, image->nkeys * sizeof(int));
+	for (int i = 0; i < image->nkeys; i++)
+		for (int j = 0; j < image->key.n; j++)
+			if (image->codecs[image->key.cols[j]].attno == image->key_attnums[i])
+				image->key_order[i] = j;
 	image->holds_key = image->nkeys == rel->n_image_key;
 	for (int i = 0; i < image->nkeys && image->holds_key; i++)
 	{
@@ -407,37 +414,54 @@ sau_image_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *out)
 }
 
 /*
+ * A whole number's digest: its low half, so that neighbours in the table are neighbours in
+ * the index; beyond 32 bits with the high half in it.
+ */
+static inline uint32
+digest_whole(uint64 whole)
+{
+	/* zero for all that an integer holds */
+	uint32		high = (uint32) ((whole + UINT64CONST(0x80000000)) >> 32);
+
+	return (uint32) whole + high * 0x9E3779B1;
+}
+
+/*
  * The number that a key is indexed by in the log: the table's id above, a digest of
- * the key below.  A single whole number is its own digest (its low half), so that
- * neighbours in the table are neighbours in the index; anything else is hashed.
+ * the key below, of a single whole number or of the values' hashes.  "order" tells where
+ * the columns of the key's index stand in its image; NULL: as they stand there.
  *
- * A function of the key image's values alone, not of their names or order, so that a
- * key column may be renamed.  Keys that share a digest are told apart by readers.
+ * A function of the values in the index's order, not of their names, so that a key
+ * column may be renamed.  Keys that share a digest are told apart by readers.
  */
 int64
-sau_image_row_ref(int32 table_id, const JsonbContainer *key)
+sau_image_row_ref(int32 table_id, const JsonbContainer *key, const int *order)
 {
 	int			n = JsonContainerSize(key);
 	const char *values = (const char *) &key->children[2 * n];
 	uint32		digest = 0;
 
-	for (int i = n; i < 2 * n; i++)
+	for (int k = 0; k < n; k++)
 	{
+		int			i = n + (order ? order[k] : k);
 		JEntry		entry = key->children[i];
 		uint32		off = getJsonbOffset(key, i);
 		uint32		end = off + getJsonbLength(key, i);
 		uint64		whole;
+		uint32		hash;
 
 		if (JBE_ISNUMERIC(entry) || JBE_ISCONTAINER(entry))
 			off = INTALIGN(off);
 		if (n == 1 && JBE_ISNUMERIC(entry) && sau_codec_whole_number(values + off, end - off, &whole))
-			digest = (uint32) whole;
+			hash = digest_whole(whole);
 		else if (JBE_ISNUMERIC(entry))
 			/* 1.5 and 1.50 are one key */
-			digest += DatumGetUInt32(DirectFunctionCall1(hash_numeric, PointerGetDatum(values + off)));
+			hash = DatumGetUInt32(DirectFunctionCall1(hash_numeric, PointerGetDatum(values + off)));
 		else
-			digest += hash_bytes((const unsigned char *) values + off, (int) (end - off)) ^
+			hash = hash_bytes((const unsigned char *) values + off, (int) (end - off)) ^
 				((entry & JENTRY_TYPEMASK) >> 28);
+		/* as ExecHashGetHashValue() combines them */
+		digest = pg_rotate_left32(digest, 1) ^ hash;
 	}
 	return (int64) (((uint64) (uint32) table_id << 32) | digest);
 }
@@ -466,7 +490,7 @@ sau_image_slot_ref(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf 
 		/* sau_image_row_ref() says why */
 		if (!codec->redact && codec->kind >= SAU_CODEC_INT2 && codec->kind <= SAU_CODEC_INT8)
 		{
-			digest = codec->kind == SAU_CODEC_INT8 ? (uint32) DatumGetInt64(value) :
+			digest = codec->kind == SAU_CODEC_INT8 ? digest_whole((uint64) DatumGetInt64(value)) :
 				codec->kind == SAU_CODEC_INT4 ? (uint32) DatumGetInt32(value) :
 				(uint32) (int32) DatumGetInt16(value);
 			return (int64) (((uint64) (uint32) rel->table_id << 32) | digest);
@@ -475,9 +499,52 @@ sau_image_slot_ref(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf 
 	sau_buf_align4(scratch);
 	start = scratch->len;
 	sau_image_key(rel, relation, slot, scratch);
-	ref = sau_image_row_ref(rel->table_id, (JsonbContainer *) (scratch->data + start + VARHDRSZ));
+	ref = sau_image_row_ref(rel->table_id, (JsonbContainer *) (scratch->data + start + VARHDRSZ), image->key_order);
 	scratch->len = before;
 	return ref;
+}
+
+/* The number that a key is indexed by, of an image that sau_image_key() gave. */
+int64
+sau_image_key_ref(SauRel *rel, Relation relation, const Jsonb *key)
+{
+	return sau_image_row_ref(rel->table_id, &key->root, image_of(rel, relation)->key_order);
+}
+
+/*
+ * Where do these columns stand in the image of a key of theirs?  It may call some of them
+ * otherwise: what stands there under other names is taken for the rest, in its order.
+ * Returns how many names are known.
+ */
+int
+sau_image_key_order(const JsonbContainer *key, char **names, int n, int *order)
+{
+	const char *base = (const char *) &key->children[2 * n];
+	bool		used[INDEX_MAX_KEYS] = {false};
+	int			known = 0;
+	int			next = 0;
+
+	Assert(JsonContainerSize(key) == n && n <= INDEX_MAX_KEYS);
+	for (int k = 0; k < n; k++)
+	{
+		order[k] = -1;
+		for (int i = 0; i < n; i++)
+			if (getJsonbLength(key, i) == strlen(names[k]) &&
+				memcmp(base + getJsonbOffset(key, i), names[k], strlen(names[k])) == 0)
+			{
+				order[k] = i;
+				used[i] = true;
+				known++;
+			}
+	}
+	for (int k = 0; k < n; k++)
+		if (order[k] < 0)
+		{
+			while (used[next])
+				next++;
+			order[k] = next++;
+		}
+	return known;
 }
 
 /* Whether a row's key can be told from its images alone. */

@@ -48,6 +48,7 @@
 #define REGISTRY_REDACT			7
 #define REGISTRY_ALL_GROUPS		8	/* log groups that the table's changes were ever written to */
 #define REGISTRY_IMAGE_KEY		9	/* columns that make the key of a log row without row_key */
+#define REGISTRY_KEY_COLUMNS	10
 
 /* Arguments of the capture trigger, as setup's SQL writes them. */
 #define ARG_TABLE_ID	0
@@ -347,7 +348,8 @@ static HeapTuple
 registry_row(int32 table_id, Oid relid, TupleDesc *desc)
 {
 	static const Oid types[] = {
-		INT4OID, REGCLASSOID, INT4OID, NAMEOID, NAMEOID, NAMEARRAYOID, NAMEARRAYOID, INT4ARRAYOID, NAMEARRAYOID
+		INT4OID, REGCLASSOID, INT4OID, NAMEOID, NAMEOID, NAMEARRAYOID, NAMEARRAYOID, INT4ARRAYOID, NAMEARRAYOID,
+		NAMEARRAYOID
 	};
 	Relation	registry = table_open(sau_registry_relid("registry", false), AccessShareLock);
 	Oid			index = sau_registry_relid(table_id != 0 ? "registry_pkey" : "registry_relation_key", false);
@@ -402,6 +404,17 @@ sau_registry_image_key(int32 table_id, int *n)
 
 	*n = 0;
 	return HeapTupleIsValid(tuple) ? name_array(tuple, desc, REGISTRY_IMAGE_KEY, n) : NULL;
+}
+
+/* The primary key's columns in the order of its index, as they are now or were last. */
+char **
+sau_registry_key_columns(int32 table_id, int *n)
+{
+	TupleDesc	desc;
+	HeapTuple	tuple = registry_row(table_id, InvalidOid, &desc);
+
+	*n = 0;
+	return HeapTupleIsValid(tuple) ? name_array(tuple, desc, REGISTRY_KEY_COLUMNS, n) : NULL;
 }
 
 /* Read a description's part of the registry; false if there is no such row. */
