@@ -465,7 +465,7 @@ COMMENT ON FUNCTION softaudit.restore(regclass, text) IS
 
 CREATE FUNCTION softaudit.restore(target regclass, key anyelement) RETURNS bigint
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-AS $$ SELECT softaudit.restore(target, key::pg_catalog.text) $$;
+AS $$ SELECT softaudit.restore(target, softaudit.key_as_text(key)) $$;
 COMMENT ON FUNCTION softaudit.restore(regclass, anyelement) IS
 'restore() by a key of the column''s own type, or a jsonb object for a composite key';
 

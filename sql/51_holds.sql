@@ -89,12 +89,27 @@ $$;
 COMMENT ON FUNCTION softaudit.may_execute(text) IS
 'raises insufficient_privilege unless the caller may execute a function';
 
+/*
+ * What a key of another type than text is read back from, whatever the caller's settings.
+ * Not lc_monetary: money is read under the same one.
+ */
+CREATE FUNCTION softaudit.key_as_text(key anyelement) RETURNS text
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC' SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
+    SELECT key::text
+$$;
+COMMENT ON FUNCTION softaudit.key_as_text(anyelement) IS
+'a key as text that means the same under all settings; NULL for NULL';
+
 CREATE FUNCTION softaudit.key_given(target regclass, key text) RETURNS jsonb
 LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known record;
     image jsonb;
+    given jsonb;
+    value text;
 BEGIN
     IF target IS NULL OR key IS NULL THEN
         RAISE EXCEPTION 'neither the table nor the key must be NULL'
@@ -107,10 +122,19 @@ BEGIN
                   HINT = 'softaudit.enable() sets it up; for a partition, name the partitioned table.';
     END IF;
     image := softaudit.key_image(target, key);
-    -- what is redacted in the log has to be known to find the row
-    RETURN CASE WHEN NOT known.redact && known.key_columns THEN image
-                WHEN cardinality(known.key_columns) = 1 THEN jsonb_build_object(known.key_columns[1], CASE WHEN known.key_types[1] = 'jsonb' THEN key::jsonb ELSE to_jsonb(key) END)
-                ELSE key::jsonb END;
+    IF NOT known.redact && known.key_columns THEN
+        RETURN image;
+    END IF;
+    -- what is redacted in the log has to be known to find the row, by whoever looks for it
+    given := CASE WHEN cardinality(known.key_columns) > 1 THEN key::jsonb
+                  ELSE jsonb_build_object(known.key_columns[1], CASE WHEN known.key_types[1] = 'jsonb' THEN key::jsonb ELSE to_jsonb(key) END) END;
+    FOR i IN 1 .. cardinality(known.key_columns) LOOP
+        CONTINUE WHEN known.key_types[i] = 'jsonb' OR jsonb_typeof(given -> known.key_columns[i]::text) IN ('array', 'object');
+        -- types of PostgreSQL's own only: see key_of()
+        EXECUTE format('SELECT softaudit.key_as_text(%L::%s)', given ->> known.key_columns[i]::text, known.key_types[i]) INTO value;
+        given := given || jsonb_build_object(known.key_columns[i], value);
+    END LOOP;
+    RETURN given;
 END
 $$;
 COMMENT ON FUNCTION softaudit.key_given(regclass, text) IS
@@ -141,7 +165,7 @@ COMMENT ON FUNCTION softaudit.hold(regclass, text, text) IS
 
 CREATE FUNCTION softaudit.hold(target regclass, key anyelement, reason text) RETURNS void
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-AS $$ SELECT softaudit.hold(target, key::pg_catalog.text, reason) $$;
+AS $$ SELECT softaudit.hold(target, softaudit.key_as_text(key), reason) $$;
 COMMENT ON FUNCTION softaudit.hold(regclass, anyelement, text) IS
 'hold() by a key of the column''s own type, or a jsonb object for a composite key';
 
@@ -157,7 +181,7 @@ COMMENT ON FUNCTION softaudit.release(regclass, text) IS
 
 CREATE FUNCTION softaudit.release(target regclass, key anyelement) RETURNS void
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-AS $$ SELECT softaudit.release(target, key::pg_catalog.text) $$;
+AS $$ SELECT softaudit.release(target, softaudit.key_as_text(key)) $$;
 COMMENT ON FUNCTION softaudit.release(regclass, anyelement) IS
 'release() by a key of the column''s own type, or a jsonb object for a composite key';
 

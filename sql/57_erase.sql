@@ -17,7 +17,7 @@ COMMENT ON FUNCTION softaudit.erase(regclass, text, text, boolean) IS
 CREATE FUNCTION softaudit.erase(target regclass, key anyelement, reason text, dry_run boolean DEFAULT false)
 RETURNS TABLE (relation regclass, rows_deleted bigint, images_removed bigint)
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-AS $$ SELECT * FROM softaudit.erase(target, key::pg_catalog.text, reason, dry_run) $$;
+AS $$ SELECT * FROM softaudit.erase(target, softaudit.key_as_text(key), reason, dry_run) $$;
 COMMENT ON FUNCTION softaudit.erase(regclass, anyelement, text, boolean) IS
 'erase() by a key of the column''s own type, or a jsonb object for a composite key';
 

@@ -202,6 +202,8 @@ PG_FUNCTION_INFO_V1(softaudit_lifecycle_query);
  * DELETE deletes, and is logged under the name of the operation.  The rows are its $1.
  * Returns the first column of the first row as text.
  *
+ * What reads does so under the settings of images, so that values which it hands on as text
+ * are read back as they were; what deletes leaves the caller's settings to the users' triggers.
  * Nothing can be deferred within: at the commit it would run as whoever calls us.
  */
 Datum
@@ -242,6 +244,8 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 			if (session_path)
 				(void) set_config_option("search_path", session_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		}
+		else
+			(void) sau_pins_set_all();
 		SPI_connect();
 		sau_exempt_own_text = command;
 		if (PG_ARGISNULL(4))
