@@ -16,6 +16,27 @@ $$;
 COMMENT ON FUNCTION softaudit.before(oid, timestamptz) IS
 'the right half of a condition that a column of a date or time type lies before a moment, timestamp and date in UTC; NULL for other types';
 
+CREATE FUNCTION softaudit.check_age(setting text, age interval) RETURNS void
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET IntervalStyle = 'postgres' AS $$
+DECLARE
+    is_good boolean;
+BEGIN
+    -- months and days count as many seconds as they do today
+    BEGIN
+        is_good := now() - age <= now() AND isfinite(now() - age);
+    EXCEPTION WHEN datetime_field_overflow OR interval_field_overflow THEN
+        is_good := false;
+    END;
+    IF NOT is_good THEN
+        RAISE EXCEPTION '% cannot be "%"', setting, age
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give an interval that leads back from now to a time that PostgreSQL has, for example ''30 days''.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.check_age(text, interval) IS
+'raises invalid_parameter_value for an interval that leads from now to the future, or to where there are no timestamps';
+
 CREATE FUNCTION softaudit.due_column(table_id integer, kind text, OUT column_name name, OUT column_type oid)
 LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -138,49 +159,99 @@ $$;
 COMMENT ON FUNCTION softaudit.key_condition(regclass, text, jsonb) IS
 'the condition that a row has a key';
 
+CREATE FUNCTION softaudit.kin_of(target regclass, OUT relation regclass, OUT is_above boolean) RETURNS SETOF record
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE up (relid) AS (
+        SELECT target::oid
+        UNION
+        SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid)
+    SELECT up.relid::regclass, true FROM up
+    UNION ALL
+    SELECT t.relid, false FROM pg_partition_tree(target) t WHERE t.relid <> target
+$$;
+COMMENT ON FUNCTION softaudit.kin_of(regclass) IS
+'the tables that the rows of a relation, less its inheritance children, are rows of: itself, what it inherits from, its partitions';
+
 CREATE FUNCTION softaudit.held_rows(target regclass, side text) RETURNS text
 LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known record;
-    keys text;
+    condition text;
+    conditions text[] := '{}';
 BEGIN
-    SELECT r.table_id, bool_or(h.row_ref IS NULL) AS whole INTO known
-      FROM softaudit.registry r JOIN softaudit.holds h ON h.table_id = r.table_id
-     WHERE r.relation = target OR r.relation IN (SELECT a.relid FROM pg_partition_ancestors(target) a) GROUP BY r.table_id
-     ORDER BY 2 DESC LIMIT 1;
-    IF NOT FOUND THEN
-        RETURN NULL;
-    ELSIF known.whole THEN
-        RETURN 'true';
-    END IF;
-    -- the primary key is another one now: which rows are meant cannot be told
-    IF EXISTS (SELECT FROM softaudit.holds h JOIN softaudit.registry r ON r.table_id = h.table_id
-                WHERE h.table_id = known.table_id
-                  AND ARRAY(SELECT k FROM jsonb_object_keys(h.row_key) k ORDER BY k COLLATE "C") <>
-                      ARRAY(SELECT e.column_name::text FROM softaudit.equalities(r.relation, side) e ORDER BY e.column_name::text COLLATE "C")) THEN
-        RETURN 'true';
-    END IF;
-    SELECT string_agg(format('(%s)', softaudit.key_condition((SELECT r.relation FROM softaudit.registry r WHERE r.table_id = known.table_id), side, h.row_key)), ' OR ')
-      INTO keys FROM softaudit.holds h WHERE h.table_id = known.table_id;
-    RETURN format('(%s)', COALESCE(keys, 'true'));
+    FOR known IN SELECT r.table_id, r.relation, n.is_above, bool_or(h.row_ref IS NULL) AS whole
+                   FROM softaudit.kin_of(target) n JOIN softaudit.registry r ON r.relation = n.relation JOIN softaudit.holds h ON h.table_id = r.table_id
+                  GROUP BY r.table_id, n.is_above ORDER BY r.table_id LOOP
+        IF known.whole
+           -- the primary key is another one now: which rows are meant cannot be told
+           OR EXISTS (SELECT FROM softaudit.holds h
+                       WHERE h.table_id = known.table_id
+                         AND ARRAY(SELECT k FROM jsonb_object_keys(h.row_key) k ORDER BY k COLLATE "C") <>
+                             ARRAY(SELECT e.column_name::text FROM softaudit.equalities(known.relation, side) e ORDER BY e.column_name::text COLLATE "C")) THEN
+            condition := 'true';
+        ELSE
+            SELECT format('(%s)', string_agg(format('(%s)', softaudit.key_condition(known.relation, side, h.row_key)), ' OR '))
+              INTO condition FROM softaudit.holds h WHERE h.table_id = known.table_id;
+        END IF;
+        IF NOT known.is_above THEN
+            condition := format('(%s.tableoid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.oid[]) AND %s)', side, softaudit.bound_leaves(known.relation)::oid[], condition);
+        ELSIF condition = 'true' THEN
+            RETURN condition;
+        END IF;
+        conditions := conditions || condition;
+    END LOOP;
+    RETURN '(' || NULLIF(array_to_string(conditions, ' OR '), '') || ')';
 END
 $$;
 COMMENT ON FUNCTION softaudit.held_rows(regclass, text) IS
-'a condition on the rows of a table that are under a legal hold; "true" for the whole table, NULL for none';
+'a condition on the rows of a table, less its inheritance children, that are under a legal hold, on whichever table it is; "true" for all, NULL for none';
 
-CREATE FUNCTION softaudit.holds_below(target regclass) RETURNS boolean
+CREATE FUNCTION softaudit.cascades_to(target regclass) RETURNS SETOF regclass
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE below (relid, is_reached) AS (
+        SELECT target::oid, false
+        UNION
+        SELECT c.conrelid, true
+          FROM below b
+         -- a foreign key may refer to a partition, or to the table above
+         CROSS JOIN LATERAL (SELECT b.relid UNION SELECT t.relid FROM pg_partition_tree(b.relid) t UNION SELECT a.relid FROM pg_partition_ancestors(b.relid) a) f
+          JOIN pg_constraint c ON c.contype = 'f' AND c.confdeltype = 'c' AND c.confrelid = f.relid)
+    SELECT b.relid::regclass FROM below b WHERE b.is_reached
+$$;
+COMMENT ON FUNCTION softaudit.cascades_to(regclass) IS
+'the tables that a deletion of rows of a table may cascade to, at whatever depth';
+
+CREATE FUNCTION softaudit.tables_along(target regclass) RETURNS integer[]
 LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE below (relid) AS (
-        SELECT c.conrelid FROM pg_constraint c WHERE c.contype = 'f' AND c.confdeltype = 'c' AND c.confrelid = target AND c.conrelid <> c.confrelid
-        UNION
-        SELECT c.conrelid FROM below JOIN pg_constraint c ON c.contype = 'f' AND c.confdeltype = 'c' AND c.confrelid = below.relid)
-    SELECT EXISTS (SELECT FROM softaudit.holds h JOIN softaudit.registry r ON r.table_id = h.table_id
-                    WHERE r.relation IN (SELECT relid FROM below))
+    SELECT COALESCE(array_agg(r.table_id ORDER BY r.table_id), '{}') FROM softaudit.registry r
+     WHERE r.relation IN (SELECT n.relation FROM (SELECT target UNION SELECT softaudit.cascades_to(target)) b (relation) CROSS JOIN LATERAL softaudit.kin_of(b.relation) n)
 $$;
-COMMENT ON FUNCTION softaudit.holds_below(regclass) IS
-'whether what cascades from rows of a table may reach held ones';
+COMMENT ON FUNCTION softaudit.tables_along(regclass) IS
+'ids of the tables whose rows may go when rows of a relation do';
+
+CREATE FUNCTION softaudit.lock_holds(target regclass) RETURNS void
+LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', i.id))
+      FROM (SELECT DISTINCT t.id FROM (SELECT DISTINCT softaudit.root_of(w.relation) AS relation FROM softaudit.with_children(target) w) w
+             CROSS JOIN LATERAL unnest(softaudit.tables_along(w.relation)) t (id) ORDER BY t.id) i
+$$;
+COMMENT ON FUNCTION softaudit.lock_holds(regclass) IS
+'has hold() on a table, or on what cascades from it, wait for the end of the transaction, and waits for one that is under way';
+
+CREATE FUNCTION softaudit.kept_below(target regclass) RETURNS boolean
+LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM softaudit.cascades_to(target) b
+                    WHERE softaudit.is_marked(b)
+                       OR EXISTS (SELECT FROM softaudit.kin_of(b) n JOIN softaudit.registry r ON r.relation = n.relation JOIN softaudit.holds h ON h.table_id = r.table_id))
+$$;
+COMMENT ON FUNCTION softaudit.kept_below(regclass) IS
+'whether what cascades from rows of a table may reach rows that are soft-deleted by themselves, or held ones';
 
 /* ---- what keeps a row, and what goes along ---- */
 
@@ -191,7 +262,7 @@ SET search_path = pg_catalog, pg_temp AS $$
     SELECT c.conrelid::regclass, c.confdeltype,
            string_agg(format('%L, pg_catalog.array_agg(t.%I)::pg_catalog.text', 'k' || k.ord, p.attname), ', ' ORDER BY k.ord),
            string_agg(format('t.%I IS NOT NULL', p.attname), ' AND ' ORDER BY k.ord),
-           array_agg('pg_catalog.unnest(%L::' || format_type(COALESCE(NULLIF(y.typbasetype, 0), y.oid), -1) || '[])' ORDER BY k.ord),
+           array_agg('pg_catalog.unnest(%L::' || replace(format_type(COALESCE(NULLIF(y.typbasetype, 0), y.oid), -1), '%', '%%') || '[])' ORDER BY k.ord),
            string_agg('k' || k.ord, ', ' ORDER BY k.ord),
            string_agg(format('u.k%s OPERATOR(%I.%s) k.%I', k.ord, n.nspname, o.oprname, f.attname), ' AND ' ORDER BY k.ord)
       FROM pg_constraint c
@@ -228,6 +299,83 @@ $$;
 COMMENT ON FUNCTION softaudit.unnest_keys(text[], text, jsonb) IS
 'what referred_keys() returned, as a FROM item u';
 
+CREATE FUNCTION softaudit.bound_leaves(target regclass) RETURNS regclass[]
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(array_agg(c.oid::regclass ORDER BY c.oid), '{}')
+      FROM (SELECT target::oid UNION SELECT t.relid FROM pg_partition_tree(target) t) t (relid) JOIN pg_class c ON c.oid = t.relid AND c.relkind = 'r'
+$$;
+COMMENT ON FUNCTION softaudit.bound_leaves(regclass) IS
+'the relations that hold the rows that foreign keys of a table bind: itself or its partitions, no inheritance children';
+
+CREATE FUNCTION softaudit.keeper_below(leaf regclass, tids tid[], going tid[], due jsonb) RETURNS text
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    seen jsonb := jsonb_build_object(leaf::oid::text, going::text);     -- relation -> tids
+    newly jsonb := jsonb_build_object(leaf::oid::text, tids::text);
+    next_level jsonb;
+    source text;
+    found text;
+    fk record;
+    keys jsonb;
+    part regclass;
+    held text;
+    fresh tid[];
+BEGIN
+    WHILE newly <> '{}' LOOP
+        next_level := '{}';
+        FOR source, found IN SELECT * FROM jsonb_each_text(newly) LOOP
+            FOR fk IN SELECT * FROM softaudit.keys_to(source::oid, '{c}') LOOP
+                keys := softaudit.referred_keys(source::oid, found::tid[], fk.own_keys, fk.not_null);
+                CONTINUE WHEN keys ->> 'tids' IS NULL;
+                FOREACH part IN ARRAY softaudit.bound_leaves(fk.child) LOOP
+                    held := softaudit.held_rows(part, 'k');
+                    fresh := softaudit.lifecycle_query(part, format('SELECT pg_catalog.array_agg(k.ctid)::pg_catalog.text FROM ONLY %s k WHERE EXISTS (SELECT FROM %s WHERE %s)%s',
+                                                                    part, softaudit.unnest_keys(fk.unnested, fk.names, keys), fk.condition,
+                                                                    CASE WHEN due ? fk.child::oid::text
+                                                                         THEN format(' AND NOT ((%s) IS TRUE%s)', due ->> fk.child::oid::text, ' AND NOT ' || held) END));
+                    fresh := ARRAY(SELECT f FROM unnest(fresh) f EXCEPT SELECT s FROM unnest((seen ->> part::oid::text)::tid[]) s);
+                    CONTINUE WHEN fresh = '{}';
+                    IF softaudit.is_marked(part) OR softaudit.lifecycle_query(part, format('SELECT EXISTS (SELECT FROM ONLY %s k WHERE k.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[]) AND %s)',
+                                                                                     part, fresh, COALESCE(held, 'false')))::boolean THEN
+                        RETURN fk.child::text;
+                    END IF;
+                    seen := seen || jsonb_build_object(part::oid::text, (COALESCE((seen ->> part::oid::text)::tid[], '{}') || fresh)::text);
+                    next_level := next_level || jsonb_build_object(part::oid::text, (COALESCE((next_level ->> part::oid::text)::tid[], '{}') || fresh)::text);
+                END LOOP;
+            END LOOP;
+        END LOOP;
+        newly := next_level;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION softaudit.keeper_below(regclass, tid[], tid[], jsonb) IS
+'a table that keeps one of some rows at least: a row of it that is held, or that its own settings let go, would go along; going has the rows that go anyhow; NULL if there is none';
+
+CREATE FUNCTION softaudit.kept_rows(leaf regclass, tids tid[], going tid[], due jsonb) RETURNS TABLE (one tid, keeper text)
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n integer := cardinality(tids);
+BEGIN
+    IF n > 0 THEN
+        keeper := softaudit.keeper_below(leaf, tids, going, due);
+    END IF;
+    -- mostly none is kept; those that are, are found by halves
+    IF keeper IS NOT NULL AND n = 1 THEN
+        one := tids[1];
+        RETURN NEXT;
+    ELSIF keeper IS NOT NULL THEN
+        RETURN QUERY SELECT * FROM softaudit.kept_rows(leaf, tids[:n / 2], going, due);
+        RETURN QUERY SELECT * FROM softaudit.kept_rows(leaf, tids[n / 2 + 1:], going, due);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.kept_rows(regclass, tid[], tid[], jsonb) IS
+'those of some rows that keeper_below() names a table for';
+
 CREATE FUNCTION softaudit.blocked_rows(leaf regclass, tids tid[], due jsonb, OUT blocked tid[], OUT by_table jsonb)
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -239,28 +387,30 @@ DECLARE
     which tid[];
     is_marked boolean;
     held text;
-    below boolean;
+    below boolean := false;
+    kept record;
 BEGIN
     blocked := '{}';
     by_table := '{}';
     FOR fk IN SELECT * FROM softaudit.keys_to(leaf, '{a,r,c}') LOOP
         is_marked := softaudit.is_marked(fk.child);
         held := softaudit.held_rows(fk.child, 'k');
-        below := softaudit.holds_below(fk.child);
+        below := below OR (fk.action = 'c' AND NOT is_marked AND softaudit.kept_below(fk.child));
         -- what cascades goes along, unless its own settings say when it goes or a hold keeps it
-        CONTINUE WHEN fk.action = 'c' AND NOT is_marked AND held IS NULL AND NOT below;
+        CONTINUE WHEN fk.action = 'c' AND NOT is_marked AND held IS NULL;
         found := softaudit.referred_keys(leaf, tids, fk.own_keys, fk.not_null);
         CONTINUE WHEN found ->> 'tids' IS NULL;
         hits := softaudit.lifecycle_query(fk.child, format(
-            'SELECT pg_catalog.array_agg(u.ord)::pg_catalog.text FROM %s WHERE EXISTS (SELECT FROM %s k WHERE %s%s)',
-            softaudit.unnest_keys(fk.unnested, fk.names, found), fk.child, fk.condition,
+            'SELECT pg_catalog.array_agg(u.ord)::pg_catalog.text FROM %s WHERE EXISTS (SELECT FROM %s%s k WHERE %s%s)',
+            softaudit.unnest_keys(fk.unnested, fk.names, found),
+            CASE (SELECT c.relkind FROM pg_class c WHERE c.oid = fk.child) WHEN 'r' THEN 'ONLY ' ELSE '' END, fk.child, fk.condition,
             CASE WHEN due ? fk.child::oid::text
                  -- a run that only tells: what is due itself would have gone before
                  THEN format(' AND NOT ((%s) IS TRUE%s)', due ->> fk.child::oid::text, ' AND NOT ' || held)
                  -- rows of one table that refer to each other, or to themselves, go together
                  WHEN fk.child IN (SELECT leaf UNION SELECT a.relid FROM pg_partition_ancestors(leaf) a)
                  THEN format(' AND NOT (k.tableoid OPERATOR(pg_catalog.=) %s AND k.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[]))', leaf::oid, tids) ELSE '' END ||
-            CASE WHEN fk.action = 'c' AND NOT is_marked AND NOT below THEN ' AND ' || held ELSE '' END));
+            CASE WHEN fk.action = 'c' AND NOT is_marked THEN ' AND ' || held ELSE '' END));
         IF hits IS NOT NULL THEN
             which := ARRAY(SELECT ((found ->> 'tids')::tid[])[h] FROM unnest(hits) h);
             blocked := blocked || which;
@@ -269,6 +419,13 @@ BEGIN
         END IF;
     END LOOP;
     blocked := ARRAY(SELECT DISTINCT b FROM unnest(blocked) b);
+    IF below THEN
+        -- behind tables that say nothing
+        FOR kept IN SELECT * FROM softaudit.kept_rows(leaf, ARRAY(SELECT t FROM unnest(tids) t EXCEPT SELECT b FROM unnest(blocked) b), tids, due) LOOP
+            blocked := blocked || kept.one;
+            by_table := by_table || jsonb_build_object(kept.keeper, COALESCE((by_table ->> kept.keeper)::bigint, 0) + 1);
+        END LOOP;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION softaudit.blocked_rows(regclass, tid[], jsonb) IS
@@ -282,9 +439,11 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     held record;
 BEGIN
-    SELECT * INTO held FROM softaudit.holds h WHERE h.table_id = refuse_held.table_id AND h.row_ref IS NULL;
+    SELECT h.*, r.relation INTO held FROM softaudit.holds h JOIN softaudit.registry r ON r.table_id = h.table_id
+     WHERE h.row_ref IS NULL AND (h.table_id = refuse_held.table_id OR r.relation IN (SELECT n.relation FROM softaudit.kin_of(target) n WHERE n.is_above))
+     ORDER BY h.table_id <> refuse_held.table_id LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'table "%" is under a legal hold', target
+        RAISE EXCEPTION 'table "%" is under a legal hold', COALESCE(held.relation, target)
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   DETAIL = format('Held since %s: %s', held.held_at, held.reason),
                   HINT = 'softaudit.release() ends the hold.';
@@ -292,7 +451,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION softaudit.refuse_held(integer, regclass) IS
-'raises object_not_in_prerequisite_state for a table that is held as a whole';
+'raises object_not_in_prerequisite_state for a table that is held as a whole, by itself or with one that it inherits from';
 
 CREATE FUNCTION softaudit.children_first(table_ids integer[]) RETURNS integer[]
 LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
@@ -394,6 +553,7 @@ BEGIN
         RAISE EXCEPTION 'older_than cannot be "%"', older_than
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give how long ago the rows were deleted at least, for example ''30 days''.';
     END IF;
+    PERFORM softaudit.check_age('older_than', older_than);
     IF dry_run IS NULL THEN
         RAISE EXCEPTION 'dry_run must not be NULL' USING ERRCODE = 'null_value_not_allowed', HINT = 'Give true or false.';
     END IF;
@@ -491,7 +651,7 @@ BEGIN
             tids := NULL;
             LOOP
                 chunk := softaudit.next_chunk(leaf, col.column_name, softaudit.before(col.column_type, now() - COALESCE(older_than, known.purge_after)),
-                                              softaudit.held_rows(known.relation, 't'), chunk ->> 'stamp', tids[cardinality(tids)], 100000);
+                                              softaudit.held_rows(leaf, 't'), chunk ->> 'stamp', tids[cardinality(tids)], 100000);
                 tids := (chunk ->> 'tids')::tid[];
                 EXIT WHEN tids IS NULL;
                 SELECT * INTO stop FROM softaudit.blocked_rows(leaf, tids, due);
@@ -519,12 +679,21 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_next
 COMMENT ON FUNCTION softaudit.next_rows(bigint, integer) IS
 'the next of the rows that rows_found() keeps; NULL if none is left';
 
-CREATE FUNCTION softaudit.lifecycle_query(target regclass, command text, operation text DEFAULT NULL, with_image boolean DEFAULT true, rows tid[] DEFAULT NULL) RETURNS text
+CREATE FUNCTION softaudit.lifecycle_query(target regclass, command text, operation text DEFAULT NULL, along integer[] DEFAULT NULL, rows tid[] DEFAULT NULL) RETURNS text
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_query';
-COMMENT ON FUNCTION softaudit.lifecycle_query(regclass, text, text, boolean, tid[]) IS
-'runs a command on the rows of a table as its owner, unfiltered, with the rows as $1; its DELETE is logged as PURGE or ERASE; returns its first value';
+COMMENT ON FUNCTION softaudit.lifecycle_query(regclass, text, text, integer[], tid[]) IS
+'runs a command on the rows of a table as its owner, unfiltered, with the rows as $1; its DELETE is logged as PURGE or ERASE for the tables of removal_tables(); returns its first value';
 
-CREATE FUNCTION softaudit.delete_rows(leaf regclass, tids tid[], condition text, held text, with_image boolean) RETURNS bigint
+CREATE FUNCTION softaudit.removal_tables(leaf regclass) RETURNS integer[]
+LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(array_agg(CASE WHEN r.purge_image THEN r.table_id ELSE -r.table_id END), '{}')
+      FROM softaudit.registry r WHERE r.table_id = ANY (softaudit.tables_along(leaf))
+$$;
+COMMENT ON FUNCTION softaudit.removal_tables(regclass) IS
+'ids of the tables whose rows go when rows of a relation do, not by somebody''s trigger; negative without purge_image';
+
+CREATE FUNCTION softaudit.delete_rows(leaf regclass, tids tid[], condition text, held text, along integer[]) RETURNS bigint
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -532,10 +701,10 @@ BEGIN
         'WITH gone AS (DELETE FROM ONLY %1$s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (ARRAY(
              SELECT l.ctid FROM ONLY %1$s l WHERE l.ctid OPERATOR(pg_catalog.=) ANY ($1) AND l.%2$s%3$s FOR UPDATE SKIP LOCKED))
          RETURNING 1) SELECT pg_catalog.count(*) FROM gone',
-        leaf, condition, ' AND NOT ' || held), 'PURGE', with_image, tids);
+        leaf, condition, ' AND NOT ' || held), 'PURGE', along, tids);
 END
 $$;
-COMMENT ON FUNCTION softaudit.delete_rows(regclass, tid[], text, text, boolean) IS
+COMMENT ON FUNCTION softaudit.delete_rows(regclass, tid[], text, text, integer[]) IS
 'deletes those of some rows that are still due and that nobody has locked; how many';
 
 CREATE FUNCTION softaudit.purge_step(run bigint) RETURNS bigint
@@ -562,6 +731,7 @@ DECLARE
     kept bigint;
     keepers jsonb;
     keeper text;
+    along integer[];
 BEGIN
     -- a pooler's session may have been somebody else's
     SELECT * INTO r FROM softaudit.runs u WHERE u.run_id = run AND u.pid = pg_backend_pid() AND u.run_by = softaudit.caller()::regrole::text
@@ -571,15 +741,15 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'CALL softaudit.purge() or softaudit.maintain().';
     END IF;
     -- hold() waits for the batch that is under way, and this sees what it said
-    PERFORM pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', r.table_id));
+    PERFORM softaudit.lock_holds((SELECT g.relation FROM softaudit.registry g WHERE g.table_id = r.table_id));
     SELECT * INTO known FROM softaudit.registry g WHERE g.table_id = r.table_id;
     SELECT * INTO col FROM softaudit.due_column(r.table_id, r.kind);
     held := softaudit.held_rows(known.relation, 't');
-    IF known.relation IS NULL OR col.column_name IS NULL OR held = 'true' THEN
+    due := softaudit.before(col.column_type, r.cutoff);
+    IF known.relation IS NULL OR due IS NULL OR held = 'true' THEN
         PERFORM softaudit.finish_run(run, CASE WHEN held = 'true' THEN 'the table came under a legal hold' ELSE 'the table or its column is gone' END);
         RETURN -1;
     END IF;
-    due := softaudit.before(col.column_type, r.cutoff);
 
     tids := softaudit.next_rows(run, r.batch_size);
     part := r.leaf;
@@ -589,6 +759,7 @@ BEGIN
             PERFORM softaudit.finish_run(run, NULL);
             RETURN -1;
         END IF;
+        held := softaudit.held_rows(part, 't');
         chunk := softaudit.next_chunk(part, col.column_name, due, held, r.stamp_at, r.tid_at, 100000);
         IF chunk ->> 'tids' IS NULL THEN
             r.leaf_at := r.leaf_at + 1;
@@ -616,14 +787,15 @@ BEGIN
         going := ARRAY(SELECT g FROM unnest(going) g EXCEPT SELECT b FROM unnest(stop.blocked) b);
     END LOOP;
     n := 0;
+    along := softaudit.removal_tables(part);
     BEGIN
         n := softaudit.delete_rows(part, going,
-                                   format('%I %s', col.column_name, due), softaudit.held_rows(known.relation, 'l'), known.purge_image);
+                                   format('%I %s', col.column_name, due), softaudit.held_rows(part, 'l'), along);
     EXCEPTION WHEN foreign_key_violation THEN
         -- somebody referred to one of them just now, or to what would cascade
         FOREACH one IN ARRAY going LOOP
             BEGIN
-                n := n + softaudit.delete_rows(part, ARRAY[one], format('%I %s', col.column_name, due), softaudit.held_rows(known.relation, 'l'), known.purge_image);
+                n := n + softaudit.delete_rows(part, ARRAY[one], format('%I %s', col.column_name, due), softaudit.held_rows(part, 'l'), along);
             EXCEPTION WHEN foreign_key_violation THEN
                 GET STACKED DIAGNOSTICS keeper = TABLE_NAME;
                 kept := kept + 1;
@@ -657,7 +829,7 @@ SET search_path = pg_catalog, pg_temp AS $$
     SELECT ARRAY(SELECT softaudit.start_run(u.kind, u.table_id, NULL, u.cutoff, u.batch_size)
                    FROM unnest(runs) WITH ORDINALITY i (id, ord) JOIN softaudit.runs u ON u.run_id = i.id
                    JOIN softaudit.registry g ON g.table_id = u.table_id
-                  WHERE u.pid = pg_backend_pid() AND u.message IS NULL
+                  WHERE u.pid = pg_backend_pid() AND u.run_by = softaudit.caller()::regrole::text AND u.message IS NULL
                     AND EXISTS (SELECT FROM softaudit.runs o JOIN softaudit.registry k ON k.table_id = o.table_id
                                  WHERE o.run_id = ANY (runs) AND o.rows_done > 0 AND u.blocked_by ? k.relation::text)
                   ORDER BY i.ord)

@@ -35,7 +35,7 @@ COMMENT ON FUNCTION softaudit.is_held(regclass, integer) IS
 
 CREATE FUNCTION softaudit.retention_step_apply(log_group integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
+SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' AS $$
 DECLARE
     g softaudit.log_groups%ROWTYPE;
     part record;

@@ -24,6 +24,7 @@ BEGIN
         RAISE EXCEPTION 'rows cannot expire after "%"', after
             USING ERRCODE = 'invalid_parameter_value', HINT = 'Give how long they live, for example ''15 minutes''.';
     END IF;
+    PERFORM softaudit.check_age('after', after);
     SELECT a.attname, a.attnum, a.atttypid INTO col FROM pg_attribute a
      WHERE a.attrelid = target AND a.attname = column_name AND a.attnum > 0 AND NOT a.attisdropped;
     IF NOT FOUND THEN
@@ -102,13 +103,13 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('lock_timeout', current_setting('softaudit.retention_lock_timeout'), true);
-    PERFORM pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', known.table_id));
+    PERFORM softaudit.lock_holds(known.relation);
     FOR part IN SELECT c.oid::regclass AS relation, c.relname, c.relkind,
                        (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz AS upper_bound
                   FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                  WHERE i.inhparent = known.relation AND c.relkind IN ('r', 'p') ORDER BY 4 LOOP
         CONTINUE WHEN part.upper_bound IS NULL OR part.upper_bound > now() - known.expire_after;
-        held := softaudit.held_rows(known.relation, 't');
+        held := softaudit.held_rows(part.relation, 't');
         CONTINUE WHEN held IS NOT NULL AND softaudit.lifecycle_query(part.relation, format('SELECT EXISTS (SELECT FROM %s t WHERE %s)', part.relation, held))::boolean;
         BEGIN
             SELECT sum(greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid), 0)) INTO estimate

@@ -67,7 +67,7 @@ BEGIN
             FOR fk IN SELECT * FROM softaudit.keys_to(source::oid, '{c}') LOOP
                 keys := softaudit.referred_keys(source::oid, found::tid[], fk.own_keys, fk.not_null);
                 CONTINUE WHEN keys ->> 'tids' IS NULL;
-                FOREACH leaf IN ARRAY softaudit.due_leaves(fk.child) LOOP
+                FOREACH leaf IN ARRAY softaudit.bound_leaves(fk.child) LOOP
                     fresh := softaudit.lifecycle_query(leaf, format('SELECT pg_catalog.array_agg(k.ctid)::pg_catalog.text FROM ONLY %s k WHERE EXISTS (SELECT FROM %s WHERE %s)',
                                                                     leaf, softaudit.unnest_keys(fk.unnested, fk.names, keys), fk.condition));
                     known := COALESCE((all_rows ->> leaf::oid::text)::tid[], '{}') || COALESCE((next_level ->> leaf::oid::text)::tid[], '{}');
@@ -155,18 +155,23 @@ $$;
 COMMENT ON FUNCTION softaudit.clear_statistics(regclass, tid[]) IS
 'removes the statistics that hold values of some rows, while these can be read; returns the commands that make new ones, for when the rows are gone';
 
-CREATE FUNCTION softaudit.erase_images(of_table integer, key_image jsonb, dry_run boolean, OUT images bigint, OUT leaves regclass[])
+CREATE FUNCTION softaudit.erase_images(of_table integer, key_image jsonb, dry_run boolean, OUT images bigint, OUT emptied bigint, OUT leaves regclass[])
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 -- rows are found by row_ref, and what the planner knows of a leaf may be old or nothing
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_nestloop = off AS $$
 DECLARE
     ids bigint[];
     refs bigint[];
-    groups integer[] := (SELECT r.all_groups FROM softaudit.registry r WHERE r.table_id = of_table);
+    keys jsonb[];
+    known record;
+    groups integer[];
 BEGIN
+    SELECT r.all_groups, r.redact && r.key_columns AS is_redacted, r.image_key INTO known FROM softaudit.registry r WHERE r.table_id = of_table;
+    groups := known.all_groups;
     -- a digest alone is not enough: two keys may share one
-    SELECT array_agg(h.audit_id), array_agg(DISTINCT softaudit.row_ref(of_table, h.row_key)) || softaudit.row_ref(of_table, key_image), count(h.old_data) + count(h.new_data)
-      INTO ids, refs, images
+    SELECT array_agg(h.audit_id), array_agg(DISTINCT softaudit.row_ref(of_table, h.row_key)) || softaudit.row_ref(of_table, key_image), count(h.old_data) + count(h.new_data), count(*),
+           array_agg(DISTINCT h.row_key) || key_image
+      INTO ids, refs, images, emptied, keys
       FROM softaudit.history_of_key(of_table, key_image) h WHERE h.row_key IS NOT NULL OR h.old_data IS NOT NULL OR h.new_data IS NOT NULL;
     leaves := '{}';
     IF ids IS NULL THEN
@@ -175,9 +180,13 @@ BEGIN
     -- whose key changed is found by the new one; the one before stands beside it
     refs := ARRAY(SELECT DISTINCT r FROM unnest(refs) r WHERE r IS NOT NULL);
     -- a hold on a key that the row had before keeps its images, and so the row
+    keys := keys || ARRAY(SELECT DISTINCT softaudit.key_from_image(l.old_row_key, l.old_data, known.image_key)
+                            FROM softaudit.log l JOIN unnest(ids) i (id) ON l.audit_id = i.id WHERE l.row_ref = ANY (refs) AND l.log_group = ANY (groups) AND l.old_row_ref IS NOT NULL);
     IF EXISTS (SELECT FROM softaudit.holds h
                 WHERE h.table_id = of_table AND (h.row_ref = ANY (refs) OR h.row_ref IN (
-                      SELECT l.old_row_ref FROM softaudit.log l JOIN unnest(ids) i (id) ON l.audit_id = i.id WHERE l.row_ref = ANY (refs) AND l.log_group = ANY (groups)))) THEN
+                      SELECT l.old_row_ref FROM softaudit.log l JOIN unnest(ids) i (id) ON l.audit_id = i.id WHERE l.row_ref = ANY (refs) AND l.log_group = ANY (groups)))
+                  -- of a redacted key the hold has the value itself, the log its digest
+                  AND (known.is_redacted OR h.row_key = ANY (keys))) THEN
         RAISE EXCEPTION 'a row of table "%", under a key that it had before, is under a legal hold', (SELECT r.relation FROM softaudit.registry r WHERE r.table_id = of_table)
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'softaudit.release() ends the hold.';
     END IF;
@@ -187,22 +196,60 @@ BEGIN
           FROM softaudit.log l JOIN unnest(ids) i (id) ON l.audit_id = i.id WHERE l.row_ref = ANY (refs) AND l.log_group = ANY (groups);
         RETURN;
     END IF;
-    WITH emptied AS (
+    WITH done AS (
         UPDATE softaudit.log l SET old_data = NULL, new_data = NULL, row_key = NULL, old_row_key = NULL
           FROM unnest(ids) i (id) WHERE l.audit_id = i.id AND l.row_ref = ANY (refs) AND l.log_group = ANY (groups)
         RETURNING l.tableoid AS leaf
     )
-    SELECT array_agg(e.leaf::regclass) INTO leaves FROM (SELECT DISTINCT f.leaf FROM emptied f) e;
+    SELECT array_agg(e.leaf::regclass) INTO leaves FROM (SELECT DISTINCT f.leaf FROM done f) e;
     PERFORM softaudit.remove_statistics(u, 0::smallint) FROM unnest(leaves || 'softaudit.log'::regclass) u;
     PERFORM softaudit.remove_statistics(('softaudit.log_g' || g)::regclass, 0::smallint) FROM unnest(groups) g;
 END
 $$;
 COMMENT ON FUNCTION softaudit.erase_images(integer, jsonb, boolean) IS
-'empties the log rows of a key, also under keys that it had before: operation, time, actor and digest stay; how many images, and in which partitions';
+'empties the log rows of a key, also under keys that it had before: operation, time, actor and digest stay; how many images, log rows, and in which partitions';
+
+CREATE FUNCTION softaudit.has_images(of_table integer) RETURNS boolean
+LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+    SELECT EXISTS (SELECT FROM softaudit.log l JOIN softaudit.registry r ON r.table_id = of_table AND l.log_group = ANY (r.all_groups)
+                    WHERE l.row_ref >= of_table::bigint << 32 AND l.row_ref < (of_table + 1)::bigint << 32 AND (l.old_data IS NOT NULL OR l.new_data IS NOT NULL))
+$$;
+COMMENT ON FUNCTION softaudit.has_images(integer) IS
+'whether the log has an image of a row of a table';
+
+CREATE FUNCTION softaudit.key_forms(of_table integer, key_image jsonb, given jsonb) RETURNS SETOF jsonb
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    forms jsonb[] := ARRAY['{}'::jsonb];
+    raw jsonb[];
+    col text;
+BEGIN
+    -- events go by the name of then: of a table that has another one now nothing is known
+    IF (SELECT bool_or(e.event = 'ENABLE') AND NOT bool_or(e.event = 'REWRITE' OR e.event = 'SETTINGS' AND e.details ? 'redact')
+          FROM softaudit.registry r JOIN softaudit.events e ON e.schema_name = r.schema_name AND e.relation = r.table_name WHERE r.table_id = of_table) THEN
+        RETURN NEXT key_image;
+        RETURN;
+    END IF;
+    FOR col IN SELECT jsonb_object_keys(key_image) LOOP
+        -- a number that was text once or the other way round, and either redacted or not
+        raw := ARRAY[given -> col] ||
+               CASE WHEN jsonb_typeof(given -> col) = 'number' THEN to_jsonb(given ->> col)
+                    WHEN given ->> col ~ '^-?(0|[1-9][0-9]{0,99})(\.[0-9]{1,99})?$' THEN to_jsonb((given ->> col)::numeric) END;
+        forms := ARRAY(SELECT f || jsonb_build_object(col, v) FROM unnest(forms) f
+                        CROSS JOIN (SELECT key_image -> col UNION SELECT r FROM unnest(raw) r WHERE r IS NOT NULL
+                                    UNION SELECT to_jsonb(softaudit.redacted(r)) FROM unnest(raw) r WHERE r IS NOT NULL) u (v) LIMIT 1000);
+    END LOOP;
+    RETURN QUERY SELECT DISTINCT f FROM unnest(forms) f;
+END
+$$;
+COMMENT ON FUNCTION softaudit.key_forms(integer, jsonb, jsonb) IS
+'the images that a key may have in the log: others than today''s where a column came to be redacted, or not, or was given another type';
 
 CREATE FUNCTION softaudit.erase_run_apply(target regclass, key text, reason text, dry_run boolean) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
-SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
+SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     known record;
     root record;
@@ -220,6 +267,10 @@ DECLARE
     again text[] := '{}';
     total_rows bigint := 0;
     total_images bigint := 0;
+    total_emptied bigint := 0;
+    texts text[];
+    cols name[];
+    unkeyed regclass[] := '{}';
 BEGIN
     PERFORM softaudit.may_execute('softaudit.erase(regclass, text, text, boolean)');
     PERFORM softaudit.check_reason(reason, 'GDPR art. 17, request 4711');
@@ -230,13 +281,12 @@ BEGIN
     given := softaudit.key_given(target, key);
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
     image := softaudit.key_image(target, key);
+    PERFORM softaudit.lock_holds(target);
     all_rows := softaudit.rows_to_erase(target, given);
 
     -- nothing that is held, at any level
-    PERFORM pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', r.table_id))
-       FROM softaudit.registry r WHERE r.table_id = known.table_id OR r.relation IN (SELECT softaudit.root_of(k::oid) FROM jsonb_object_keys(all_rows) k);
     PERFORM softaudit.refuse_held(known.table_id, target);
-    IF EXISTS (SELECT FROM softaudit.holds h WHERE h.table_id = known.table_id AND h.row_ref = softaudit.row_ref(known.table_id, image)) THEN
+    IF EXISTS (SELECT FROM softaudit.holds h WHERE h.table_id = known.table_id AND h.row_ref = softaudit.row_ref(known.table_id, image) AND h.row_key = given) THEN
         RAISE EXCEPTION 'the row of table "%" is under a legal hold', target
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'softaudit.release() ends the hold.';
     END IF;
@@ -257,14 +307,27 @@ BEGIN
     END IF;
 
     -- while the rows can be read: their keys as the log has them, and the statistics that know their values
-    keys := jsonb_build_array(jsonb_build_object('table', known.table_id, 'relation', target::oid::text, 'image', image));
-    FOR rel, tids IN SELECT * FROM jsonb_each_text(all_rows) LOOP
-        SELECT * INTO root FROM softaudit.registry r WHERE r.relation IN (rel::oid, softaudit.root_of(rel::oid)) ORDER BY r.relation = rel::oid DESC LIMIT 1;
-        IF FOUND THEN
-            FOR one IN SELECT * FROM softaudit.keys_of_rows(rel::oid, tids::tid[]) LOOP
-                keys := keys || jsonb_build_object('table', root.table_id, 'relation', root.relation::oid::text, 'image', softaudit.key_image(root.relation, one));
-            END LOOP;
-        END IF;
+    keys := '[]';
+    FOR rel, tids IN SELECT * FROM jsonb_each_text(jsonb_build_object(target::oid::text, NULL) || all_rows) LOOP
+        -- the row that was asked for may be gone, its key is known
+        texts := CASE WHEN tids IS NULL THEN ARRAY[key] ELSE ARRAY(SELECT softaudit.keys_of_rows(rel::oid, tids::tid[])) END;
+        cols := ARRAY(SELECT e.column_name FROM softaudit.equalities(rel::oid, 't') e ORDER BY e.column_name);
+        -- a partition may have had a log of its own before it was one
+        FOR root IN SELECT r.*, softaudit.root_of(r.relation)::oid::text AS counted FROM softaudit.registry r
+                     WHERE r.relation IN (SELECT rel::oid UNION SELECT a.relid FROM pg_partition_ancestors(rel::oid) a UNION SELECT t.relid FROM pg_partition_tree(rel::oid) t) LOOP
+            IF texts <> '{}' AND cols = ARRAY(SELECT e.column_name FROM softaudit.equalities(root.relation, 't') e ORDER BY e.column_name) THEN
+                keys := keys || COALESCE((SELECT jsonb_agg(jsonb_build_object('table', root.table_id, 'relation', root.counted, 'image', f))
+                                            FROM unnest(texts) k CROSS JOIN LATERAL softaudit.key_forms(root.table_id, softaudit.key_image(root.relation, k), softaudit.key_given(root.relation, k)) f), '[]');
+            ELSIF softaudit.has_images(root.table_id) THEN
+                unkeyed := unkeyed || root.relation;
+            END IF;
+            -- not a rename: the column of then is still there
+            IF ARRAY(SELECT unnest(root.image_key) ORDER BY 1) <> cols AND softaudit.has_images(root.table_id)
+               AND (root.image_key = '{}' OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = root.relation AND a.attname = ANY (root.image_key) AND a.attname <> ALL (cols) AND NOT a.attisdropped)) THEN
+                unkeyed := unkeyed || root.relation;
+            END IF;
+        END LOOP;
+        CONTINUE WHEN tids IS NULL;
         IF NOT dry_run THEN
             again := again || softaudit.clear_statistics(rel::oid, tids::tid[]);
         END IF;
@@ -276,7 +339,7 @@ BEGIN
             -- of a tree, the row itself; what hangs on it goes by its foreign keys
             PERFORM softaudit.lifecycle_query(leaf, format('WITH gone AS (DELETE FROM ONLY %s t WHERE %s RETURNING 1) SELECT pg_catalog.count(*) FROM gone',
                 leaf, softaudit.key_condition(target, 't', given)),
-                'ERASE');
+                'ERASE', softaudit.removal_tables(leaf));
         END LOOP;
         FOR rel, tids IN SELECT * FROM jsonb_each_text(all_rows) LOOP
             IF softaudit.lifecycle_query(rel::oid, format('SELECT EXISTS (SELECT FROM ONLY %s t WHERE t.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[]))',
@@ -292,18 +355,24 @@ BEGIN
 
     FOR one IN SELECT DISTINCT k::text FROM jsonb_array_elements(keys) k LOOP
         SELECT * INTO removed FROM softaudit.erase_images((one::jsonb ->> 'table')::integer, one::jsonb -> 'image', dry_run);
-        CONTINUE WHEN removed.images = 0;
+        CONTINUE WHEN COALESCE(removed.emptied, 0) = 0;
+        total_emptied := total_emptied + removed.emptied;
         total_images := total_images + removed.images;
         touched := touched || removed.leaves;
         rel := one::jsonb ->> 'relation';
         done := done || jsonb_build_object(rel, jsonb_build_object('rows', COALESCE((done -> rel ->> 'rows')::bigint, 0),
                                                                    'images', COALESCE((done -> rel ->> 'images')::bigint, 0) + removed.images));
     END LOOP;
-    IF total_rows = 0 AND total_images = 0 THEN
+    IF total_rows = 0 AND total_emptied = 0 THEN
         RAISE EXCEPTION 'table "%" has no row with this key, nor the log an image of it', target
             USING ERRCODE = 'no_data_found', HINT = 'The key may be mistyped, or erased already: softaudit.events tells.';
     END IF;
     touched := ARRAY(SELECT DISTINCT t FROM unnest(touched) t ORDER BY t);
+    FOR leaf IN SELECT DISTINCT k FROM unnest(unkeyed) k ORDER BY k LOOP
+        RAISE WARNING 'erase: images of rows of table "%" may be left in the log', leaf
+            USING DETAIL = 'It has no primary key, or had another one: these images are not found by the key.',
+                  HINT = 'softaudit.changes shows them; retention (keep_log) removes them.';
+    END LOOP;
     IF dry_run THEN
         RAISE NOTICE 'erase: % rows would be deleted and % images removed', total_rows, total_images;
     ELSE

@@ -78,7 +78,7 @@ log_change(SauRel *rel, Relation relation, SauOperation op, TupleTableSlot *olds
 {
 	TupleTableSlot *slot = newslot ? newslot : oldslot;
 	bool		has_key = sau_image_has_key(rel, relation);
-	bool		has_image = (op != SAU_PURGE && op != SAU_ERASE) || sau_lifecycle_keeps_image();
+	bool		has_image = (op != SAU_PURGE && op != SAU_ERASE) || sau_lifecycle_keeps_image(rel->table_id);
 	bool		says_key = has_key && op != SAU_ERASE && !(has_image && sau_image_holds_key(rel, relation));
 	SauBuf	   *buf = sau_log_begin(rel, op, newslot && !says_key && !key_changed);
 
@@ -107,7 +107,7 @@ log_insert(SauRel *rel, Relation relation, TupleTableSlot *slot)
 static void
 log_delete(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
-	log_change(rel, relation, sau_lifecycle_removal(), slot, NULL, NULL, false);
+	log_change(rel, relation, sau_lifecycle_removal(rel->table_id), slot, NULL, NULL, false);
 }
 
 /* What an UPDATE is: one that sets or clears the marker of a soft-deleted table has a name of its own. */

@@ -33,23 +33,37 @@
 #include "utils/relcache.h"
 #include "utils/wait_event.h"
 
-/* What a physical DELETE is called in the log, and whether its image is kept. */
+/*
+ * What a physical DELETE is called in the log, and the ids of the tables that it is so for:
+ * what users' triggers delete elsewhere is a DELETE.  A negative id has no image kept.
+ */
 static SauOperation removal = SAU_DELETE;
-static bool removal_image = true;
+static const int32 *removal_tables = NULL;
+static int	n_removal_tables = 0;
 
 /* The search_path that the session had when it called us: what users' triggers go by. */
 static char *session_path = NULL;
 
-SauOperation
-sau_lifecycle_removal(void)
+static bool
+is_removal_table(int32 id)
 {
-	return removal;
+	for (int i = 0; i < n_removal_tables; i++)
+		if (removal_tables[i] == id)
+			return true;
+	return false;
 }
 
-bool
-sau_lifecycle_keeps_image(void)
+SauOperation
+sau_lifecycle_removal(int32 table_id)
 {
-	return removal_image;
+	return is_removal_table(table_id) || is_removal_table(-table_id) ? removal : SAU_DELETE;
+}
+
+/* Is the image kept of a row that a removal takes from a table? */
+bool
+sau_lifecycle_keeps_image(int32 table_id)
+{
+	return removal == SAU_PURGE && is_removal_table(table_id);
 }
 
 /* Run "<own name>_apply" with the same arguments as the extension's owner.  It checks the caller. */
@@ -197,9 +211,10 @@ softaudit_lifecycle_batch(PG_FUNCTION_ARGS)
 PG_FUNCTION_INFO_V1(softaudit_lifecycle_query);
 
 /*
- * softaudit.lifecycle_query(target regclass, command text, operation text, with_image
- * boolean, rows tid[]): run a command of ours on a table's rows as its owner, unfiltered; a
- * DELETE deletes, and is logged under the name of the operation.  The rows are its $1.
+ * softaudit.lifecycle_query(target regclass, command text, operation text, along
+ * integer[], rows tid[]): run a command of ours on a table's rows as its owner, unfiltered; a
+ * DELETE deletes, and is logged under the name of the operation for the tables of
+ * softaudit.removal_tables().  The rows are its $1.
  * Returns the first column of the first row as text.
  *
  * What reads does so under the settings of images, so that values which it hands on as text
@@ -214,8 +229,9 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 	char	   *operation = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
 	MemoryContext cxt = CurrentMemoryContext;
 	SauOperation save_removal = removal;
-	bool		save_image = removal_image;
 	const char *save_text = sau_exempt_own_text;
+	const int32 *save_tables = removal_tables;
+	int			save_n_tables = n_removal_tables;
 	Oid			owner;
 	Oid			save_user;
 	int			save_context;
@@ -240,7 +256,15 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 		if (operation)
 		{
 			removal = strcmp(operation, "ERASE") == 0 ? SAU_ERASE : SAU_PURGE;
-			removal_image = removal == SAU_PURGE && !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+			removal_tables = NULL;
+			n_removal_tables = 0;
+			if (!PG_ARGISNULL(3))
+			{
+				ArrayType  *along = PG_GETARG_ARRAYTYPE_P(3);
+
+				removal_tables = (const int32 *) ARR_DATA_PTR(along);
+				n_removal_tables = ArrayGetNItems(ARR_NDIM(along), ARR_DIMS(along));
+			}
 			if (session_path)
 				(void) set_config_option("search_path", session_path, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		}
@@ -278,7 +302,8 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 	{
 		sau_exempt_own_text = save_text;
 		removal = save_removal;
-		removal_image = save_image;
+		removal_tables = save_tables;
+		n_removal_tables = save_n_tables;
 		sau_registry_resume_internal(save_internal);
 		SetUserIdAndSecContext(save_user, save_context);
 	}

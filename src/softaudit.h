@@ -445,8 +445,8 @@ extern void sau_fkey_xact_end(void);
 extern void sau_fkey_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
 
 /* lifecycle.c: purge, expiry, erasure */
-extern SauOperation sau_lifecycle_removal(void);
-extern bool sau_lifecycle_keeps_image(void);
+extern SauOperation sau_lifecycle_removal(int32 table_id);
+extern bool sau_lifecycle_keeps_image(int32 table_id);
 
 /* worker.c: maintain() by a background worker */
 extern void sau_worker_init(void);
