@@ -294,6 +294,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give how long deleted rows are kept, for example ''30 days''; leave it out to keep them for ever.';
     END IF;
+    PERFORM softaudit.check_age('purge_after', (s ->> 'purge_after')::interval);
     IF given ? 'purge_after' AND NOT soft THEN
         RAISE EXCEPTION 'purge_after is for soft-deleted rows, and table "%" is not soft-deleted', target
             USING ERRCODE = 'invalid_parameter_value',

@@ -119,6 +119,8 @@ SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO'
 DECLARE
     known record;
     leaf regclass;
+    cutoff timestamptz;
+    due text;
     is_due boolean;
     runs bigint[] := '{}';
 BEGIN
@@ -127,7 +129,7 @@ BEGIN
         RETURN runs;
     END IF;
     FOR known IN
-        SELECT r.table_id, r.relation, k.kind, now() - k.older_than AS cutoff, d.column_name, d.column_type
+        SELECT r.table_id, r.relation, k.kind, k.older_than, d.column_name, d.column_type
           FROM unnest(softaudit.children_first(ARRAY(SELECT o.table_id FROM softaudit.registry o
                                                       WHERE o.relation IS NOT NULL AND (o.purge_after IS NOT NULL OR o.expire_column IS NOT NULL))))
                WITH ORDINALITY i (id, ord)
@@ -147,19 +149,27 @@ BEGIN
                 END IF;
                 CONTINUE;
             END IF;
+            -- what was stored before it was refused, or by hand, may be no interval to go by
+            cutoff := now() - known.older_than;
+            due := softaudit.before(known.column_type, cutoff);
+            IF due IS NULL THEN
+                RAISE EXCEPTION 'column "%", by which it expires, is of type % now', known.column_name, format_type(known.column_type, NULL)
+                    USING ERRCODE = 'datatype_mismatch', HINT = 'Call softaudit.expire() or softaudit.unexpire() for it.';
+            END IF;
             IF known.kind = 'EXPIRE' THEN
                 PERFORM softaudit.drop_expired(known.table_id);
             END IF;
             is_due := false;
             FOREACH leaf IN ARRAY softaudit.due_leaves(known.relation) LOOP
                 is_due := is_due OR softaudit.lifecycle_query(leaf, format('SELECT EXISTS (SELECT FROM ONLY %s t WHERE t.%I %s)',
-                                        leaf, known.column_name, softaudit.before(known.column_type, known.cutoff)))::boolean;
+                                        leaf, known.column_name, due))::boolean;
                 EXIT WHEN is_due;
             END LOOP;
             IF is_due THEN
-                runs := runs || softaudit.start_run(known.kind, known.table_id, NULL, known.cutoff, 1000);
+                runs := runs || softaudit.start_run(known.kind, known.table_id, NULL, cutoff, 1000);
             END IF;
-        EXCEPTION WHEN OTHERS THEN
+        -- ASSERT in a user's code, too, but no cancel
+        EXCEPTION WHEN assert_failure OR OTHERS THEN
             PERFORM softaudit.report(format('table "%s": %s', known.relation, SQLERRM));
         END;
     END LOOP;
@@ -187,7 +197,7 @@ BEGIN
     END IF;
     BEGIN
         RETURN softaudit.purge_step_apply(run);
-    EXCEPTION WHEN OTHERS THEN
+    EXCEPTION WHEN assert_failure OR OTHERS THEN
         PERFORM softaudit.report(format('table "%s": %s', (SELECT r.relation FROM softaudit.registry r WHERE r.table_id = of_table), SQLERRM));
         PERFORM softaudit.finish_run(run, SQLERRM);
         RETURN -1;

@@ -68,6 +68,18 @@ $$;
 COMMENT ON FUNCTION softaudit.oldest_deleted(regclass, name) IS
 'when the oldest deleted row of a relation was deleted; for those that purge_index() has an index of';
 
+CREATE FUNCTION softaudit.later(moment timestamptz, by interval) RETURNS timestamptz
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+BEGIN
+    RETURN moment + by;
+EXCEPTION WHEN datetime_field_overflow THEN
+    RETURN 'infinity';
+END
+$$;
+COMMENT ON FUNCTION softaudit.later(timestamptz, interval) IS
+'a moment and an interval after it; infinity for what is past all timestamps';
+
 CREATE FUNCTION softaudit.status_run() RETURNS jsonb
 LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_call';
 COMMENT ON FUNCTION softaudit.status_run() IS
@@ -117,7 +129,7 @@ BEGIN
                'held', COALESCE(h.whole, false), 'held_rows', COALESCE(h.n_rows, 0),
                'live_rows', t.n_all - COALESCE(t.n_deleted, 0), 'deleted_rows', CASE WHEN m.marker IS NOT NULL THEN COALESCE(t.n_deleted, 0) END,
                'oldest_deleted', t.oldest, 'log_bytes', g.bytes, 'log_partitions', g.n,
-               'last_purge', p.at, 'next_purge', t.oldest + r.purge_after,
+               'last_purge', p.at, 'next_purge', softaudit.later(t.oldest, r.purge_after),
                'last_maintain', maintained, 'maintain_lag', now() - maintained,
                'unprotected_sessions', CASE WHEN m.marker IS NOT NULL THEN to_jsonb(sessions) ELSE '[]' END,
                'warnings', COALESCE(w.warnings, '[]')) ORDER BY r.table_id) INTO result
