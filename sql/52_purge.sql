@@ -160,15 +160,18 @@ COMMENT ON FUNCTION softaudit.key_condition(regclass, text, jsonb) IS
 'the condition that a row has a key';
 
 CREATE FUNCTION softaudit.kin_of(target regclass, OUT relation regclass, OUT is_above boolean) RETURNS SETOF record
-LANGUAGE sql STABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE up (relid) AS (
         SELECT target::oid
         UNION
         SELECT i.inhparent FROM up JOIN pg_inherits i ON i.inhrelid = up.relid)
     SELECT up.relid::regclass, true FROM up
     UNION ALL
-    SELECT t.relid, false FROM pg_partition_tree(target) t WHERE t.relid <> target
+    SELECT t.relid, false FROM pg_partition_tree(target) t WHERE t.relid <> target;
+END
 $$;
 COMMENT ON FUNCTION softaudit.kin_of(regclass) IS
 'the tables that the rows of a relation, less its inheritance children, are rows of: itself, what it inherits from, its partitions';
@@ -181,6 +184,9 @@ DECLARE
     condition text;
     conditions text[] := '{}';
 BEGIN
+    IF NOT EXISTS (SELECT FROM softaudit.holds) THEN
+        RETURN NULL;
+    END IF;
     FOR known IN SELECT r.table_id, r.relation, n.is_above, bool_or(h.row_ref IS NULL) AS whole
                    FROM softaudit.kin_of(target) n JOIN softaudit.registry r ON r.relation = n.relation JOIN softaudit.holds h ON h.table_id = r.table_id
                   GROUP BY r.table_id, n.is_above ORDER BY r.table_id LOOP
@@ -209,8 +215,10 @@ COMMENT ON FUNCTION softaudit.held_rows(regclass, text) IS
 'a condition on the rows of a table, less its inheritance children, that are under a legal hold, on whichever table it is; "true" for all, NULL for none';
 
 CREATE FUNCTION softaudit.cascades_to(target regclass) RETURNS SETOF regclass
-LANGUAGE sql STABLE STRICT PARALLEL SAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE below (relid, is_reached) AS (
         SELECT target::oid, false
         UNION
@@ -219,36 +227,43 @@ SET search_path = pg_catalog, pg_temp AS $$
          -- a foreign key may refer to a partition, or to the table above
          CROSS JOIN LATERAL (SELECT b.relid UNION SELECT t.relid FROM pg_partition_tree(b.relid) t UNION SELECT a.relid FROM pg_partition_ancestors(b.relid) a) f
           JOIN pg_constraint c ON c.contype = 'f' AND c.confdeltype = 'c' AND c.confrelid = f.relid)
-    SELECT b.relid::regclass FROM below b WHERE b.is_reached
+    SELECT b.relid::regclass FROM below b WHERE b.is_reached;
+END
 $$;
 COMMENT ON FUNCTION softaudit.cascades_to(regclass) IS
 'the tables that a deletion of rows of a table may cascade to, at whatever depth';
 
 CREATE FUNCTION softaudit.tables_along(target regclass) RETURNS integer[]
-LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    SELECT COALESCE(array_agg(r.table_id ORDER BY r.table_id), '{}') FROM softaudit.registry r
-     WHERE r.relation IN (SELECT n.relation FROM (SELECT target UNION SELECT softaudit.cascades_to(target)) b (relation) CROSS JOIN LATERAL softaudit.kin_of(b.relation) n)
+BEGIN
+    RETURN (SELECT COALESCE(array_agg(r.table_id ORDER BY r.table_id), '{}') FROM softaudit.registry r
+     WHERE r.relation IN (SELECT n.relation FROM (SELECT target UNION SELECT softaudit.cascades_to(target)) b (relation) CROSS JOIN LATERAL softaudit.kin_of(b.relation) n));
+END
 $$;
 COMMENT ON FUNCTION softaudit.tables_along(regclass) IS
 'ids of the tables whose rows may go when rows of a relation do';
 
 CREATE FUNCTION softaudit.lock_holds(target regclass) RETURNS void
-LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    SELECT pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', i.id))
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('softaudit.hold', i.id))
       FROM (SELECT DISTINCT t.id FROM (SELECT DISTINCT softaudit.root_of(w.relation) AS relation FROM softaudit.with_children(target) w) w
-             CROSS JOIN LATERAL unnest(softaudit.tables_along(w.relation)) t (id) ORDER BY t.id) i
+             CROSS JOIN LATERAL unnest(softaudit.tables_along(w.relation)) t (id) ORDER BY t.id) i;
+END
 $$;
 COMMENT ON FUNCTION softaudit.lock_holds(regclass) IS
 'has hold() on a table, or on what cascades from it, wait for the end of the transaction, and waits for one that is under way';
 
 CREATE FUNCTION softaudit.kept_below(target regclass) RETURNS boolean
-LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT FROM softaudit.cascades_to(target) b
+BEGIN
+    RETURN (SELECT EXISTS (SELECT FROM softaudit.cascades_to(target) b
                     WHERE softaudit.is_marked(b)
-                       OR EXISTS (SELECT FROM softaudit.kin_of(b) n JOIN softaudit.registry r ON r.relation = n.relation JOIN softaudit.holds h ON h.table_id = r.table_id))
+                       OR EXISTS (SELECT FROM softaudit.kin_of(b) n JOIN softaudit.registry r ON r.relation = n.relation JOIN softaudit.holds h ON h.table_id = r.table_id)));
+END
 $$;
 COMMENT ON FUNCTION softaudit.kept_below(regclass) IS
 'whether what cascades from rows of a table may reach rows that are soft-deleted by themselves, or held ones';
@@ -685,10 +700,15 @@ COMMENT ON FUNCTION softaudit.lifecycle_query(regclass, text, text, integer[], t
 'runs a command on the rows of a table as its owner, unfiltered, with the rows as $1; its DELETE is logged as PURGE or ERASE for the tables of removal_tables(); returns its first value';
 
 CREATE FUNCTION softaudit.removal_tables(leaf regclass) RETURNS integer[]
-LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    SELECT COALESCE(array_agg(CASE WHEN r.purge_image THEN r.table_id ELSE -r.table_id END), '{}')
-      FROM softaudit.registry r WHERE r.table_id = ANY (softaudit.tables_along(leaf))
+BEGIN
+    RETURN (SELECT COALESCE(array_agg(CASE WHEN r.purge_image THEN r.table_id ELSE -r.table_id END), '{}')
+      FROM softaudit.registry r
+     WHERE r.relation IN (SELECT f.relid FROM (SELECT leaf UNION SELECT softaudit.cascades_to(leaf)) b (relation)
+                           CROSS JOIN LATERAL (SELECT b.relation::oid UNION SELECT t.relid FROM pg_partition_tree(b.relation) t
+                                               UNION SELECT a.relid FROM pg_partition_ancestors(b.relation) a) f (relid)));
+END
 $$;
 COMMENT ON FUNCTION softaudit.removal_tables(regclass) IS
 'ids of the tables whose rows go when rows of a relation do, not by somebody''s trigger; negative without purge_image';
