@@ -338,6 +338,13 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'The log finds a row''s history by its key; use redact to keep the value out of it.';
     END IF;
+    both_lists := ARRAY((SELECT unnest(x_redact) EXCEPT SELECT unnest(known.redact)) UNION ALL (SELECT unnest(known.redact) EXCEPT SELECT unnest(x_redact)));
+    IF NOT is_new AND both_lists && key_cols
+       AND EXISTS (SELECT FROM softaudit.holds h WHERE h.table_id = known.table_id AND h.row_ref IS NOT NULL) THEN
+        RAISE EXCEPTION 'rows of table "%" are under a legal hold by the key, whose redaction cannot change meanwhile', target
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'softaudit.release() ends a hold; softaudit.holds lists them.';
+    END IF;
 
     /*
      * A named group has its own interval and retention: a table that joins it takes
@@ -361,6 +368,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'Give how long log rows are kept, for example ''90 days''; leave it out to keep them for ever.';
     END IF;
+    PERFORM softaudit.check_age('keep_log', keep);
     s := s || jsonb_build_object('exclude', x_exclude, 'redact', x_redact, 'ignore', x_ignore,
                                  'partition_by', step, 'keep_log', keep);
     SELECT * INTO old_group FROM softaudit.log_groups g WHERE g.is_named AND g.group_name = s ->> 'log_group';

@@ -231,7 +231,9 @@ LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     held bigint := (SELECT h.hold_id FROM softaudit.holds h JOIN softaudit.registry r ON r.table_id = h.table_id
-                     WHERE r.relation = target AND h.row_key IS NOT DISTINCT FROM key);
+                     -- the key's type may have been another one
+                     WHERE r.relation = target AND (h.row_key IS NOT DISTINCT FROM key OR h.row_key IN (SELECT softaudit.key_forms(r.table_id, key, key)))
+                     ORDER BY h.row_key IS NOT DISTINCT FROM key DESC LIMIT 1);
 BEGIN
     IF held IS NULL OR NOT softaudit.end_hold(held) THEN
         RAISE EXCEPTION 'table "%" is not under such a hold', target

@@ -11,6 +11,7 @@ LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     h softaudit.holds%ROWTYPE;
+    refs bigint[];
     found boolean;
 BEGIN
     FOR h IN SELECT o.* FROM softaudit.holds o JOIN softaudit.registry r ON r.table_id = o.table_id
@@ -20,8 +21,10 @@ BEGIN
             EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE row_ref >= $1 AND row_ref < $2)', leaf)
                INTO found USING h.table_id::bigint << 32, (h.table_id + 1)::bigint << 32;
         ELSE
-            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE row_ref = $1) OR EXISTS (SELECT FROM %s WHERE old_row_ref = $1)', leaf, leaf)
-               INTO found USING h.row_ref;
+            -- the row's key may have been logged otherwise
+            refs := ARRAY(SELECT softaudit.row_ref(h.table_id, f) FROM softaudit.key_forms(h.table_id, h.row_key, h.row_key) f) || h.row_ref;
+            EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE row_ref = ANY ($1)) OR EXISTS (SELECT FROM %s WHERE old_row_ref = ANY ($1))', leaf, leaf)
+               INTO found USING refs;
         END IF;
         IF found THEN
             RETURN true;

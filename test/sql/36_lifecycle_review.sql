@@ -221,7 +221,7 @@ DELETE FROM top2;
 CALL softaudit.purge('top2', '0');
 CALL softaudit.purge('low2', '0');
 SET ROLE regress_sau_bob;
-SELECT softaudit.purge_again(ARRAY(SELECT generate_series(1, 500)));
+SELECT softaudit.purge_again(ARRAY(SELECT generate_series(1, 5000)));
 RESET ROLE;
 SELECT count(*) FROM softaudit.with_deleted(NULL::top2);
 
@@ -287,11 +287,28 @@ SELECT rows_deleted, images_removed FROM softaudit.erase('form', '1'::text, 'req
 SELECT count(*) FROM softaudit.changes WHERE schema_name = 's36' AND table_name = 'form' AND (old_data IS NOT NULL OR new_data IS NOT NULL);
 SET client_min_messages = error;
 
+-- a hold outlives another type of the key, and no redaction comes under it
+CREATE TABLE held (id integer PRIMARY KEY, v text);
+SELECT softaudit.enable('held', soft_delete => false, log_group => 's36_held');
+INSERT INTO held VALUES (1, 'one'), (2, 'two');
+SELECT softaudit.hold('held', 1, 'case');
+CALL t.err($$SELECT softaudit.enable('held', redact => '{id}')$$);
+SELECT softaudit.enable('held', redact => '{v}');
+ALTER TABLE held ALTER id TYPE text;
+CALL t.state($$SELECT softaudit.erase('held', '1'::text, 'request')$$);
+SELECT softaudit.release('held', '1'::text);
+SELECT softaudit.hold('held', '2'::text, 'case');
+SELECT softaudit.is_held(b.leaf, g.group_id) FROM softaudit.log_groups g, LATERAL softaudit.partition_bounds(g.group_id) b
+ WHERE g.group_name = 's36_held' AND b.lower_bound <= now() AND b.upper_bound > now();
+SELECT softaudit.release('held', '2'::text);
+SELECT softaudit.enable('held', redact => '{id}');
+
 -- no interval, no type and no trigger of one table stops maintain() for the others
 CREATE TABLE hers (id integer PRIMARY KEY, at timestamptz);
 CALL t.err($$SELECT softaudit.expire('hers', 'at', '300000 years')$$);
 CALL t.err($$SELECT softaudit.expire('hers', 'at', '-12 mons 361 days')$$);
 CALL t.err($$SELECT softaudit.enable('hers', purge_after => '300000 years')$$);
+CALL t.err($$SELECT softaudit.enable('hers', keep_log => '300000 years')$$);
 CALL softaudit.purge(older_than => '300000 years');
 SELECT softaudit.enable('hers', purge_after => '1 day'), softaudit.expire('hers', 'at', '1 day');
 UPDATE softaudit.registry SET purge_after = '290000 years', expire_after = '300000 years' WHERE relation = 'hers'::regclass;
