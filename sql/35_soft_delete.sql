@@ -360,7 +360,8 @@ DECLARE
     state text;
     message text;
     advice text;
-    found record;
+    in_the_way text[];
+    has_twins boolean;
 BEGIN
     IF target IS NULL OR key IS NULL THEN
         RAISE EXCEPTION 'neither the table nor the key must be NULL'
@@ -420,23 +421,23 @@ BEGIN
         -- the row is as it was: look for what else there is, or be content with the first
         BEGIN
             IF softaudit.may_look(target, (SELECT c.relowner FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) target::pg_catalog.oid)) THEN
-                SELECT * INTO found FROM softaudit.restore_conflicts(target, condition);
+                SELECT r.conflicts, r.twins INTO in_the_way, has_twins FROM softaudit.restore_conflicts(target, condition) r;
             END IF;
         EXCEPTION WHEN OTHERS THEN
-            found := NULL;
+            in_the_way := NULL;
         END;
-        IF pg_catalog.cardinality(found.conflicts) OPERATOR(pg_catalog.>) 1 THEN
-            n := pg_catalog.cardinality(found.conflicts);
-            more := pg_catalog.array_to_string(found.conflicts[1:20], E'\n') OPERATOR(pg_catalog.||)
+        IF pg_catalog.cardinality(in_the_way) OPERATOR(pg_catalog.>) 1 THEN
+            n := pg_catalog.cardinality(in_the_way);
+            more := pg_catalog.array_to_string(in_the_way[1:20], E'\n') OPERATOR(pg_catalog.||)
                     CASE WHEN n OPERATOR(pg_catalog.>) 20 THEN pg_catalog.format(E'\nand %s more', n OPERATOR(pg_catalog.-) 20) ELSE '' END;
             RAISE EXCEPTION 'cannot restore the row of table "%": % conflicts', target, n
-                USING ERRCODE = CASE WHEN NOT found.twins THEN '23503' WHEN state OPERATOR(pg_catalog.=) '23503' THEN '23505' ELSE state END,
+                USING ERRCODE = CASE WHEN NOT has_twins THEN '23503' WHEN state OPERATOR(pg_catalog.=) '23503' THEN '23505' ELSE state END,
                       DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule,
                       HINT = 'Change or delete the live rows, and restore the parents, first.';
         END IF;
         -- or it came from what a trigger did elsewhere
         IF state OPERATOR(pg_catalog.=) '23503' OR
-           softaudit.is_marked(pg_catalog.to_regclass(pg_catalog.format('%I.%I', its_schema, its_table))) IS NOT TRUE THEN
+           softaudit.marker_column_above(pg_catalog.to_regclass(pg_catalog.format('%I.%I', its_schema, its_table))) IS NULL THEN
             RAISE EXCEPTION '%', message
                 USING ERRCODE = state, DETAIL = more, SCHEMA = its_schema, TABLE = its_table, CONSTRAINT = rule, HINT = advice;
         END IF;

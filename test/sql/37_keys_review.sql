@@ -21,6 +21,10 @@ CREATE TABLE kept (id int PRIMARY KEY);
 SELECT en('kept');
 INSERT INTO kept VALUES (1), (2);
 GRANT SELECT, DELETE ON kept TO regress_sau_keys;
+CREATE TABLE kept_child (id int REFERENCES kept ON DELETE CASCADE);
+SELECT en('kept_child');
+INSERT INTO kept VALUES (3);
+DELETE FROM kept WHERE id = 3;
 SET ROLE regress_sau_keys;
 CREATE TABLE mine (id int PRIMARY KEY);
 CREATE TABLE mine_too (id int REFERENCES mine ON DELETE CASCADE);
@@ -237,6 +241,15 @@ INSERT INTO a2 VALUES (3, 2, 'x'), (4, 2, 'y');
 SET TimeZone = 'Asia/Kolkata';
 CALL t.err('SELECT softaudit.restore(''s37.a1'', 1)');
 RESET TimeZone;
+-- whoever may UPDATE the table is told as much
+SET ROLE regress_sau_keys;
+CREATE TABLE own (id int PRIMARY KEY, email text UNIQUE);
+SELECT softaudit.enable('own', audit => false);
+INSERT INTO own VALUES (1, 'e');
+DELETE FROM own;
+INSERT INTO own VALUES (2, 'e');
+CALL t.err('SELECT softaudit.restore(''s37.own'', 1)');
+RESET ROLE;
 -- a trigger that passes over the row, and one that fails elsewhere
 CREATE TABLE o (id int PRIMARY KEY);
 CREATE TABLE seen (id int CONSTRAINT seen_once PRIMARY KEY);
