@@ -26,6 +26,8 @@ SET lock_timeout = '100ms';
 SELECT id FROM s28.parted_1;
 ROLLBACK PREPARED 'sau_28';
 SELECT id FROM s28.parted_1;
+-- a new session reads the catalogs itself where another's VACUUM made the file of their descriptions old: it is made anew
+\c -
 BEGIN;
 LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE;
 PREPARE TRANSACTION 'sau_28';
