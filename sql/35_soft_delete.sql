@@ -83,11 +83,28 @@ $$;
 COMMENT ON FUNCTION softaudit.parts_of(regclass) IS
 'a table and its partitions, at whatever depth; locks nothing';
 
-CREATE FUNCTION softaudit.whole_of(target regclass) RETURNS regclass
+CREATE FUNCTION softaudit.root_of(target regclass) RETURNS regclass
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp AS $$ SELECT COALESCE(pg_partition_root(target), target) $$;
-COMMENT ON FUNCTION softaudit.whole_of(regclass) IS
-'the partitioned table at the top of what a table is a part of, or the table itself';
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE(pg_partition_root(target), target)
+$$;
+COMMENT ON FUNCTION softaudit.root_of(regclass) IS
+'the partitioned table at the top of what a relation is a part of, or itself';
+
+CREATE FUNCTION softaudit.heirs_of(target oid) RETURNS SETOF oid
+LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 10
+SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE down (relid) AS (
+        SELECT target
+        UNION
+        SELECT n.relid FROM down CROSS JOIN LATERAL (
+            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = down.relid
+            UNION ALL SELECT t.oid FROM pg_class p JOIN pg_class t ON t.reloftype = p.reltype
+             WHERE p.oid = down.relid AND p.relkind = 'c') n (relid))
+    SELECT down.relid FROM down
+$$;
+COMMENT ON FUNCTION softaudit.heirs_of(oid) IS
+'a relation and all that have its columns: partitions, inheritance children, the tables of a type';
 
 CREATE FUNCTION softaudit.key_trigger_columns(target regclass, OUT columns name[], OUT on_insert boolean, OUT on_any_update boolean, OUT is_right boolean)
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -129,7 +146,7 @@ DECLARE
     needed record;
     part regclass;
 BEGIN
-    target := softaudit.whole_of(target);
+    target := softaudit.root_of(target);
     SELECT * INTO needed FROM softaudit.key_trigger_columns(target);
     IF needed.is_right THEN
         RETURN;
@@ -176,12 +193,12 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off AS $$
 DECLARE
     rel regclass;
-    parts oid[] := ARRAY(SELECT softaudit.parts_of(softaudit.whole_of(target)));
+    parts oid[] := ARRAY(SELECT softaudit.parts_of(softaudit.root_of(target)));
 BEGIN
-    FOR rel IN SELECT softaudit.whole_of(target)
-               UNION SELECT softaudit.whole_of(c.conrelid) FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = ANY (parts) AND c.conparentid = 0
-               UNION SELECT softaudit.whole_of(c.confrelid) FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = ANY (parts) AND c.conparentid = 0 LOOP
-        PERFORM softaudit.put_key_trigger(rel, rel = softaudit.whole_of(target));
+    FOR rel IN SELECT softaudit.root_of(target)
+               UNION SELECT softaudit.root_of(c.conrelid) FROM pg_constraint c WHERE c.contype = 'f' AND c.confrelid = ANY (parts) AND c.conparentid = 0
+               UNION SELECT softaudit.root_of(c.confrelid) FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = ANY (parts) AND c.conparentid = 0 LOOP
+        PERFORM softaudit.put_key_trigger(rel, rel = softaudit.root_of(target));
     END LOOP;
 END
 $$;
@@ -221,17 +238,25 @@ $$;
 COMMENT ON FUNCTION softaudit.key_text(oid) IS
 'an expression that tells the primary key of a row';
 
+CREATE FUNCTION softaudit.collate_by(collation_id oid, unless oid) RETURNS text
+LANGUAGE sql STABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT COALESCE((SELECT format(' COLLATE %I.%I', n.nspname, c.collname) FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+                      WHERE c.oid = collation_id AND c.oid <> unless), '')
+$$;
+COMMENT ON FUNCTION softaudit.collate_by(oid, oid) IS
+'what has an operator go by a collation, unless its operand has that one already';
+
 CREATE FUNCTION softaudit.key_join(fk pg_constraint) RETURNS text
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
     -- equal is what the parent's collation says
     SELECT string_agg(format('p.%I OPERATOR(%I.%s) c.%I', pa.attname, n.nspname, o.oprname, ca.attname) ||
-                      CASE WHEN pa.attcollation <> ca.attcollation THEN format(' COLLATE %I.%I', ln.nspname, l.collname) ELSE '' END, ' AND ' ORDER BY k)
+                      softaudit.collate_by(pa.attcollation, ca.attcollation), ' AND ' ORDER BY k)
       FROM generate_subscripts(fk.conkey, 1) k
       JOIN pg_attribute ca ON ca.attrelid = fk.conrelid AND ca.attnum = fk.conkey[k]
       JOIN pg_attribute pa ON pa.attrelid = fk.confrelid AND pa.attnum = fk.confkey[k]
       JOIN pg_operator o ON o.oid = fk.conpfeqop[k] JOIN pg_namespace n ON n.oid = o.oprnamespace
-      LEFT JOIN pg_collation l ON l.oid = pa.attcollation LEFT JOIN pg_namespace ln ON ln.oid = l.collnamespace
 $$;
 COMMENT ON FUNCTION softaudit.key_join(pg_constraint) IS
 'the condition that row c of a foreign key''s table refers to row p of the other';
@@ -272,8 +297,7 @@ BEGIN
         done := done + 1;
         col := softaudit.marker_column(roots[done]);
         FOR f IN SELECT c.conrelid, softaudit.marker_column(c.conrelid) AS col,
-                        softaudit.key_join(c) AS joins,
-                        (SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attname = softaudit.marker_column(c.conrelid)) AS type
+                        softaudit.key_join(c) AS joins
                    FROM pg_constraint c
                   WHERE c.contype = 'f' AND c.confrelid = roots[done] AND c.conparentid = 0 AND c.confdeltype = 'c'
                     AND softaudit.marker_column(c.conrelid) IS NOT NULL AND softaudit.may_look(c.conrelid, its_owner) LOOP
@@ -298,8 +322,7 @@ BEGIN
                         COALESCE(pg_get_expr(x.indpred, x.indrelid), 'true') AS predicate,
                         string_agg(format('%s AS k%s', pg_get_indexdef(x.indexrelid, k, false), k), ', ') AS items,
                         string_agg(format('(l.k%1$s%4$s OPERATOR(%2$I.%3$s) d.k%1$s%4$s)', k, n.nspname, o.oprname,
-                                          (SELECT format(' COLLATE %I.%I', cn.nspname, co.collname) FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
-                                            WHERE co.oid = x.indcollation[k - 1])), ' AND ') AS joins
+                                          softaudit.collate_by(x.indcollation[k - 1], 0)), ' AND ') AS joins
                    FROM pg_index x
                    JOIN pg_class c ON c.oid = x.indexrelid
                    LEFT JOIN pg_constraint e ON e.conindid = x.indexrelid AND e.contype = 'x' AND e.conrelid = x.indrelid
@@ -310,7 +333,7 @@ BEGIN
                   WHERE x.indrelid IN (roots[i], leaves[i]) AND (x.indisunique OR x.indisexclusion) AND x.indisvalid
                     AND (x.indpred IS NOT NULL OR x.indexprs IS NOT NULL)
                     AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = x.indexrelid)
-                  GROUP BY x.indexrelid, c.relname, x.indrelid, x.indpred LOOP
+                  GROUP BY x.indexrelid, c.relname, x.indrelid, x.indpred ORDER BY c.relname LOOP
             FOR line IN EXECUTE format('SELECT format(''row %%s of table %%s: live row %%s has its place in "%%s"'', d.me, %L, l.me, %L)
                                           FROM (SELECT %s, %s AS me FROM (SELECT %s FROM ONLY %s WHERE ctid = ANY (%L::tid[]) AND %I IS NOT NULL) x WHERE %s) d
                                           JOIN (SELECT %s, %s AS me FROM %s WHERE %I IS NULL AND %s) l ON %s ORDER BY 1 LIMIT 1000',
@@ -751,7 +774,7 @@ BEGIN
     IF s ->> 'purge_after' IS NOT NULL THEN
         PERFORM softaudit.ensure_purge_index(target, wanted);
     END IF;
-    FOR rel IN SELECT DISTINCT softaudit.whole_of(w.relation) FROM softaudit.with_children(target) w LOOP
+    FOR rel IN SELECT DISTINCT softaudit.root_of(w.relation) FROM softaudit.with_children(target) w LOOP
         PERFORM softaudit.put_key_triggers(rel);
     END LOOP;
     IF softaudit.assert_preload() THEN
@@ -795,7 +818,7 @@ BEGIN
     PERFORM softaudit.revert_unique(target);
     PERFORM softaudit.drop_purge_index(target);
     PERFORM softaudit.drop_marker(target);
-    FOR rel IN SELECT DISTINCT softaudit.whole_of(w.relation) FROM softaudit.with_children(target) w LOOP
+    FOR rel IN SELECT DISTINCT softaudit.root_of(w.relation) FROM softaudit.with_children(target) w LOOP
         PERFORM softaudit.put_key_triggers(rel);
     END LOOP;
     RAISE NOTICE 'soft delete: markers removed from table "%"; column "%" stays, % deleted rows reappear', target, col, deleted;

@@ -279,7 +279,7 @@ SET search_path = pg_catalog, pg_temp AS $$
            string_agg(format('t.%I IS NOT NULL', p.attname), ' AND ' ORDER BY k.ord),
            array_agg('pg_catalog.unnest(%L::' || replace(format_type(COALESCE(NULLIF(y.typbasetype, 0), y.oid), -1), '%', '%%') || '[])' ORDER BY k.ord),
            string_agg('k' || k.ord, ', ' ORDER BY k.ord),
-           string_agg(format('u.k%s OPERATOR(%I.%s) k.%I', k.ord, n.nspname, o.oprname, f.attname), ' AND ' ORDER BY k.ord)
+           string_agg(format('u.k%s OPERATOR(%I.%s) k.%I', k.ord, n.nspname, o.oprname, f.attname) || softaudit.collate_by(p.attcollation, f.attcollation), ' AND ' ORDER BY k.ord)
       FROM pg_constraint c
      CROSS JOIN LATERAL unnest(c.confkey, c.conkey, c.conpfeqop) WITH ORDINALITY k (parent_col, child_col, op, ord)
       JOIN pg_attribute p ON p.attrelid = c.confrelid AND p.attnum = k.parent_col

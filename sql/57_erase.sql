@@ -31,13 +31,6 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_remo
 COMMENT ON FUNCTION softaudit.remove_statistics(regclass, smallint) IS
 'removes what ANALYZE keeps of a column; with 0, of all columns, and the extended statistics of the table, too';
 
-CREATE FUNCTION softaudit.root_of(leaf regclass) RETURNS regclass
-LANGUAGE sql STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp AS $$
-    SELECT COALESCE(pg_partition_root(leaf), leaf)
-$$;
-COMMENT ON FUNCTION softaudit.root_of(regclass) IS 'the partitioned table that a relation is a part of, or itself';
-
 CREATE FUNCTION softaudit.rows_to_erase(target regclass, key jsonb) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$

@@ -123,14 +123,7 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel regclass;
 BEGIN
-    FOR rel IN WITH RECURSIVE down (relid) AS (
-                   SELECT target::oid
-                   UNION
-                   SELECT n.relid FROM down CROSS JOIN LATERAL (
-                       SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = down.relid
-                       UNION ALL SELECT t.oid FROM pg_class p JOIN pg_class t ON t.reloftype = p.reltype
-                        WHERE p.oid = down.relid AND p.relkind = 'c') n (relid))
-               SELECT d.relid FROM down d JOIN softaudit.registry r ON r.relation = d.relid LOOP
+    FOR rel IN SELECT h FROM softaudit.heirs_of(target) h JOIN softaudit.registry r ON r.relation = h LOOP
         PERFORM softaudit.adopt(rel);
     END LOOP;
 END
@@ -156,14 +149,7 @@ BEGIN
                 WHERE c.classid = 'pg_class'::regclass
                UNION
                -- what a command on a parent or on a type did to children and typed tables
-               SELECT d.relid FROM (WITH RECURSIVE down (relid) AS (
-                                        SELECT c.objid FROM pg_event_trigger_ddl_commands() c WHERE c.classid = 'pg_class'::regclass
-                                        UNION
-                                        SELECT n.relid FROM down CROSS JOIN LATERAL (
-                                            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = down.relid
-                                            UNION ALL SELECT t.oid FROM pg_class p JOIN pg_class t ON t.reloftype = p.reltype
-                                             WHERE p.oid = down.relid AND p.relkind = 'c') n (relid))
-                                    SELECT relid FROM down) d
+               SELECT t.oid FROM (SELECT DISTINCT softaudit.heirs_of(c.objid) AS relid FROM pg_event_trigger_ddl_commands() c WHERE c.classid = 'pg_class'::regclass) d
                  JOIN pg_class t ON t.oid = d.relid
                 WHERE EXISTS (SELECT FROM softaudit.registry r WHERE r.relation = d.relid)
                    OR NOT t.relispartition AND EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = d.relid AND softaudit.is_marked(c.confrelid))
@@ -182,7 +168,7 @@ BEGIN
          WHERE r.relation = rel AND a.attrelid = rel AND NOT a.attisdropped AND r.expire_attribute = rel || ':' || a.attnum AND r.expire_column <> a.attname;
         -- a foreign key came or went
         IF softaudit.is_marked(rel::regclass) OR
-           EXISTS (SELECT FROM softaudit.parts_of(softaudit.whole_of(rel::regclass)) p
+           EXISTS (SELECT FROM softaudit.parts_of(softaudit.root_of(rel::regclass)) p
                     WHERE EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = p AND softaudit.is_marked(c.confrelid))
                        OR EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = p AND t.tgname = '!softaudit_keys')) THEN
             PERFORM softaudit.put_key_triggers(rel::regclass);
@@ -250,7 +236,7 @@ CREATE FUNCTION softaudit.after_trigger() RETURNS void
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT softaudit.put_key_trigger(k.tgrelid)
-      FROM (SELECT DISTINCT softaudit.whole_of(t.tgrelid) AS root
+      FROM (SELECT DISTINCT softaudit.root_of(t.tgrelid) AS root
               FROM pg_event_trigger_ddl_commands() c JOIN pg_trigger t ON t.oid = c.objid
              WHERE c.classid = 'pg_trigger'::regclass AND softaudit.may_set_columns(t)) r
       JOIN pg_trigger k ON k.tgrelid = r.root AND k.tgname = '!softaudit_keys'
@@ -399,7 +385,7 @@ BEGIN
      * A trigger for foreign keys: by a column that was dropped with something else, and
      * is put back, or by DROP TRIGGER.
      */
-    FOR parent, by_name IN SELECT softaudit.whole_of(c.oid), bool_or(d.original)
+    FOR parent, by_name IN SELECT softaudit.root_of(c.oid), bool_or(d.original)
                              FROM pg_event_trigger_dropped_objects() d
                              JOIN pg_namespace n ON n.nspname = d.address_names[1]
                              JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = d.address_names[2] AND c.relkind IN ('r', 'p')
@@ -454,18 +440,11 @@ CREATE FUNCTION softaudit.free_column(target regclass, column_name text) RETURNS
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
     -- the command goes on to what inherits the column, or to the tables of a type
-    WITH RECURSIVE down (relid) AS (
-        SELECT target::oid
-        UNION
-        SELECT n.relid FROM down CROSS JOIN LATERAL (
-            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = down.relid
-            UNION ALL SELECT t.oid FROM pg_class p JOIN pg_class t ON t.reloftype = p.reltype
-             WHERE p.oid = down.relid AND p.relkind = 'c') n (relid))
-    SELECT softaudit.free_keys(d.relid)
-      FROM down d JOIN pg_trigger t ON t.tgrelid = d.relid JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)
+    SELECT softaudit.free_keys(h)
+      FROM softaudit.heirs_of(target) h JOIN pg_trigger t ON t.tgrelid = h JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr)
      WHERE t.tgname = '!softaudit_keys' AND t.tgparentid = 0 AND a.attname = column_name::name
        -- not for the marker, whose own trigger refuses it
-       AND softaudit.marker_column(d.relid) IS DISTINCT FROM column_name::name
+       AND softaudit.marker_column(h) IS DISTINCT FROM column_name::name
 $$;
 COMMENT ON FUNCTION softaudit.free_column(regclass, text) IS
 'takes the trigger for foreign keys off tables of which one of their columns is dropped or changes its type; after_ddl() puts it back';

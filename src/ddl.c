@@ -145,18 +145,35 @@ check_alter_log(AlterTableStmt *stmt)
 	}
 }
 
+/* Run a function of ours on a relation, with a column's name where it wants one. */
+static void
+run_on(const char *sql, Oid relid, const char *column)
+{
+	Oid			types[2] = {OIDOID, TEXTOID};
+	Datum		values[2] = {ObjectIdGetDatum(relid), column ? CStringGetTextDatum(column) : (Datum) 0};
+
+	sau_owner_run(sql, column ? 2 : 1, types, values, "  ");
+}
+
+/* The relation that a command names; none unless it is there and the user's. */
+static Oid
+owned_relation(RangeVar *rv)
+{
+	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
+
+	return OidIsValid(relid) && sau_compat_owns_relation(relid, GetUserId()) ? relid : InvalidOid;
+}
+
 /* Record the drop of a partition while it can still be told whose it is. */
 static void
 note_partition_drop(RangeVar *rv)
 {
 	Oid			relid = RangeVarGetRelid(rv, NoLock, true);
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(relid)};
 
 	/* whom PostgreSQL lets drop it */
 	if (OidIsValid(relid) && get_rel_relispartition(relid) &&
 		(sau_compat_owns_relation(relid, GetUserId()) || sau_compat_owns_schema(get_rel_namespace(relid), GetUserId())))
-		sau_owner_run("SELECT softaudit.before_drop_partition($1::pg_catalog.regclass)", 1, types, values, " ");
+		run_on("SELECT softaudit.before_drop_partition($1::pg_catalog.regclass)", relid, NULL);
 }
 
 /*
@@ -167,13 +184,10 @@ note_partition_drop(RangeVar *rv)
 static void
 adopt(RangeVar *rv)
 {
-	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(relid)};
+	Oid			relid = owned_relation(rv);
 
-	if (OidIsValid(relid) && get_rel_relkind(relid) != RELKIND_INDEX &&
-		sau_compat_owns_relation(relid, GetUserId()))
-		sau_owner_run("SELECT softaudit.adopt_tree($1::pg_catalog.regclass)", 1, types, values, " ");
+	if (OidIsValid(relid) && get_rel_relkind(relid) != RELKIND_INDEX)
+		run_on("SELECT softaudit.adopt_tree($1::pg_catalog.regclass)", relid, NULL);
 }
 
 /*
@@ -183,36 +197,30 @@ adopt(RangeVar *rv)
 static void
 free_column(RangeVar *rv, const char *column)
 {
-	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
-	Oid			types[2] = {OIDOID, TEXTOID};
-	Datum		values[2] = {ObjectIdGetDatum(relid), CStringGetTextDatum(column)};
+	Oid			relid = owned_relation(rv);
 
-	if (OidIsValid(relid) && sau_compat_owns_relation(relid, GetUserId()))
-		sau_owner_run("SELECT softaudit.free_column($1::pg_catalog.regclass, $2)", 2, types, values, "  ");
+	if (OidIsValid(relid))
+		run_on("SELECT softaudit.free_column($1::pg_catalog.regclass, $2)", relid, column);
 }
 
 /* A table that becomes a partition gets the trigger of the whole, and has one of its own no more. */
 static void
 free_keys(RangeVar *rv)
 {
-	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(relid)};
+	Oid			relid = owned_relation(rv);
 
-	if (OidIsValid(relid) && sau_compat_owns_relation(relid, GetUserId()))
-		sau_owner_run("SELECT softaudit.free_keys($1::pg_catalog.regclass)", 1, types, values, " ");
+	if (OidIsValid(relid))
+		run_on("SELECT softaudit.free_keys($1::pg_catalog.regclass)", relid, NULL);
 }
 
 /* What was a partition has the foreign keys still, and not the whole's trigger. */
 static void
 put_keys(RangeVar *rv)
 {
-	Oid			relid = rv ? RangeVarGetRelid(rv, NoLock, true) : InvalidOid;
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(relid)};
+	Oid			relid = RangeVarGetRelid(rv, NoLock, true);
 
 	if (OidIsValid(relid))
-		sau_owner_run("SELECT softaudit.put_key_triggers($1::pg_catalog.regclass)", 1, types, values, " ");
+		run_on("SELECT softaudit.put_key_triggers($1::pg_catalog.regclass)", relid, NULL);
 }
 
 /*

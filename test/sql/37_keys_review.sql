@@ -199,6 +199,7 @@ CREATE TABLE np (id text COLLATE ci PRIMARY KEY);
 SELECT CASE WHEN current_setting('server_version_num')::int >= 180000 THEN 'COLLATE ci' ELSE '' END AS same \gset
 CREATE TABLE nc (id int PRIMARY KEY, p text :same REFERENCES np ON DELETE CASCADE);
 CREATE TABLE nr (id int PRIMARY KEY, p text :same REFERENCES np);
+CREATE TABLE nh (id int PRIMARY KEY, p text :same REFERENCES np ON DELETE CASCADE);
 \set ECHO queries
 SELECT en('np', 'nc');
 INSERT INTO np VALUES ('ABC'), ('DEF');
@@ -207,6 +208,16 @@ INSERT INTO nr VALUES (1, 'def');
 DELETE FROM np WHERE id = 'ABC';
 SELECT count(*) FROM nc;
 CALL t.err('DELETE FROM s37.np WHERE id = ''DEF''');
+SELECT softaudit.enable('nh', soft_delete => false);
+INSERT INTO np VALUES ('GHI');
+INSERT INTO nh VALUES (1, 'ghi');
+SELECT softaudit.hold('nh', 1, 'litigation');
+DELETE FROM np WHERE id = 'GHI';
+CALL softaudit.purge('np', '0');
+SELECT * FROM nh;
+SELECT softaudit.release('nh', 1);
+CALL softaudit.purge('np', '0');
+SELECT * FROM nh;
 -- a cascade into a table whose partitions are told by the mark
 CREATE TABLE mp (id int PRIMARY KEY);
 CREATE TABLE mc (id int, p int REFERENCES mp ON DELETE CASCADE, deleted_at timestamptz) PARTITION BY LIST ((deleted_at IS NULL));
