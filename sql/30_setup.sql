@@ -235,6 +235,33 @@ $$;
 COMMENT ON FUNCTION softaudit.drop_triggers(regclass) IS
 'takes the capture triggers off a table and its partitions';
 
+CREATE FUNCTION softaudit.take_over(part regclass, owner_id integer, cause text) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+    follower softaudit.registry%ROWTYPE;
+    kept name;
+BEGIN
+    SELECT * INTO known FROM softaudit.registry r WHERE r.table_id = owner_id;
+    FOR follower IN SELECT r.* FROM pg_partition_tree(part) t JOIN softaudit.registry r ON r.relation = t.relid
+                     WHERE t.relid <> known.relation AND r.audit LOOP
+        SELECT k.c INTO kept FROM (SELECT unnest(follower.exclude || follower.redact) EXCEPT SELECT unnest(known.exclude || known.redact)) k (c) LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'partition "%" keeps column "%" out of the log, and "%" does not', follower.relation, kept, known.relation
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      HINT = 'Give exclude and redact for the partitioned table, with the columns that are to stay out.';
+        END IF;
+        UPDATE softaudit.registry r SET audit = false WHERE r.table_id = follower.table_id;
+        PERFORM softaudit.drop_triggers(follower.relation);
+        PERFORM softaudit.record_event('DISABLE', follower.schema_name, follower.table_name, NULL, jsonb_build_object('by', cause));
+        RAISE NOTICE 'audit: partition "%" is now audited as a part of "%"', follower.relation, known.relation;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION softaudit.take_over(regclass, integer, text) IS
+'ends the audit of what was enabled on its own and is now a part of an audited table';
+
 CREATE FUNCTION softaudit.configure(target regclass, given jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
@@ -428,26 +455,13 @@ BEGIN
      WHERE r.table_id = known.table_id
     RETURNING * INTO known;
 
-    -- a partition that was enabled on its own before it was attached is now a part of this table
-    FOR follower IN SELECT r.* FROM pg_partition_tree(target) t JOIN softaudit.registry r ON r.relation = t.relid
-                     WHERE t.relid <> target AND r.audit LOOP
-        both_lists := ARRAY(SELECT unnest(follower.exclude || follower.redact) EXCEPT SELECT unnest(x_exclude || x_redact));
-        IF both_lists <> '{}' THEN
-            RAISE EXCEPTION 'partition "%" keeps column "%" out of the log, and these settings do not', follower.relation, both_lists[1]
-                USING ERRCODE = 'object_not_in_prerequisite_state',
-                      HINT = 'Give exclude and redact for the partitioned table, with the columns that are to stay out.';
-        END IF;
-        UPDATE softaudit.registry r SET audit = false WHERE r.table_id = follower.table_id;
-        PERFORM softaudit.record_event('DISABLE', follower.schema_name, follower.table_name, NULL,
-                                       jsonb_build_object('by', format('enable() of %s', target)));
-        RAISE NOTICE 'audit: partition "%" is now audited as a part of "%"', follower.relation, target;
-    END LOOP;
     /*
      * Told by the catalog to every session: the trigger's arguments are the settings.  The
      * registry keeps those that name columns, for the time that disable() leaves no trigger.
      */
     new_args := softaudit.column_args(target, x_exclude, x_redact, x_ignore);
     IF known.audit THEN
+        PERFORM softaudit.take_over(target, known.table_id, format('enable() of %s', target));
         PERFORM softaudit.put_triggers(target, known.table_id, known.images, new_args, known.replicated);
     ELSE
         PERFORM softaudit.drop_triggers(target);

@@ -244,6 +244,26 @@ $$;
 COMMENT ON FUNCTION softaudit.after_trigger() IS
 'in an event trigger: a trigger was made that may set columns which an UPDATE does not name; foreign keys are followed there after every UPDATE';
 
+CREATE FUNCTION softaudit.before_attach(part regclass, whole oid) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel regclass;
+BEGIN
+    PERFORM softaudit.free_keys(part);
+    -- PostgreSQL is to put the whole's row triggers on the parts: it refuses where one of the name is there
+    FOR rel IN SELECT t.tgrelid FROM pg_partition_tree(part) p JOIN pg_trigger t ON t.tgrelid = p.relid
+                WHERE t.tgname = '!softaudit_marker_row' AND t.tgparentid = 0
+                  AND EXISTS (SELECT FROM pg_trigger w WHERE w.tgrelid = whole AND w.tgname = '!softaudit_marker_row') LOOP
+        EXECUTE format('DROP TRIGGER "!softaudit_marker_row" ON %s', rel);
+    END LOOP;
+    PERFORM softaudit.take_over(part, r.table_id, format('ATTACH to %s', r.relation))
+       FROM pg_partition_ancestors(whole) a JOIN softaudit.registry r ON r.relation = a.relid AND r.audit;
+END
+$$;
+COMMENT ON FUNCTION softaudit.before_attach(regclass, oid) IS
+'before a table becomes a partition: takes off the triggers that it has of its own where those of the whole will be';
+
 CREATE FUNCTION softaudit.put_truncate_trigger(leaf regclass, root regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp

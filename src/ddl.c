@@ -145,14 +145,14 @@ check_alter_log(AlterTableStmt *stmt)
 	}
 }
 
-/* Run a function of ours on a relation, with a column's name where it wants one. */
+/* Run a function of ours on a relation, with a text, as a column's name, where it wants one. */
 static void
-run_on(const char *sql, Oid relid, const char *column)
+run_on(const char *sql, Oid relid, const char *more)
 {
 	Oid			types[2] = {OIDOID, TEXTOID};
-	Datum		values[2] = {ObjectIdGetDatum(relid), column ? CStringGetTextDatum(column) : (Datum) 0};
+	Datum		values[2] = {ObjectIdGetDatum(relid), more ? CStringGetTextDatum(more) : (Datum) 0};
 
-	sau_owner_run(sql, column ? 2 : 1, types, values, "  ");
+	sau_owner_run(sql, more ? 2 : 1, types, values, "  ");
 }
 
 /* The relation that a command names; none unless it is there and the user's. */
@@ -203,14 +203,15 @@ free_column(RangeVar *rv, const char *column)
 		run_on("SELECT softaudit.free_column($1::pg_catalog.regclass, $2)", relid, column);
 }
 
-/* A table that becomes a partition gets the trigger of the whole, and has one of its own no more. */
+/* A table that becomes a partition gets the triggers of the whole, and has none of its own any more. */
 static void
-free_keys(RangeVar *rv)
+free_part(RangeVar *part, RangeVar *whole)
 {
-	Oid			relid = owned_relation(rv);
+	Oid			relid = owned_relation(part);
+	Oid			whole_id = owned_relation(whole);
 
-	if (OidIsValid(relid))
-		run_on("SELECT softaudit.free_keys($1::pg_catalog.regclass)", relid, NULL);
+	if (OidIsValid(relid) && OidIsValid(whole_id))
+		run_on("SELECT softaudit.before_attach($1::pg_catalog.regclass, $2::pg_catalog.oid)", relid, psprintf("%u", whole_id));
 }
 
 /* What was a partition has the foreign keys still, and not the whole's trigger. */
@@ -289,7 +290,7 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 					if (cmd->subtype == AT_AlterColumnType || cmd->subtype == AT_DropColumn)
 						free_column(((AlterTableStmt *) tree)->relation, cmd->name);
 					if (cmd->subtype == AT_AttachPartition && ((AlterTableStmt *) tree)->objtype == OBJECT_TABLE)
-						free_keys(((PartitionCmd *) cmd->def)->name);
+						free_part(((PartitionCmd *) cmd->def)->name, ((AlterTableStmt *) tree)->relation);
 				}
 				foreach(lc, ((AlterTableStmt *) tree)->cmds)
 					if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DropColumn)

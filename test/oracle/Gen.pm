@@ -14,7 +14,8 @@ our @params;              # types of the parameters of the statement that is bei
 our $with_params = 0;
 our $aliases = 0;
 our $cte_names = 0;
-our %parent;              # table -> whom its ref refers to, by a foreign key
+our %parent;              # table or partition -> whom its ref refers to, by a foreign key
+our @detached;            # partitions that stand alone for now
 our $merge_new = 0;       # RETURNING new.x of MERGE, from 18: another answer where it deletes (docs/limits.md)
 our $budget = 0;          # how much more a statement may hold
 
@@ -40,6 +41,7 @@ my %part_of = (events_a => 'events', events_b => 'events', events_b1 => 'events'
 	readings_1 => 'readings', readings_2 => 'readings', readings_rest => 'readings', cities => 'places', villages => 'places');
 my @parts = sort keys %part_of;
 sub root_of { $part_of{ $_[0] } // $_[0] }
+sub parent_of { my $t = shift; $parent{$t} // $parent{ root_of($t) } }
 
 # ---- literals and rows ----
 
@@ -747,7 +749,7 @@ sub new_row
 		  : $t =~ /^events_b/ && $_->[0] eq 'k' ? 10 + ri(10)
 		  : $t eq 'events_b1' && $_->[0] eq 'n' ? ri(50)
 		  : $t eq 'events_b2' && $_->[0] eq 'n' ? 50 + ri(50)
-		  : $_->[0] eq 'ref' && $parent{ root_of_target($t) } && chance(0.8) ? sprintf('(SELECT max(p.id) FROM %s p WHERE p.id <= %d)', $parent{ root_of_target($t) }, ri(220))
+		  : $_->[0] eq 'ref' && parent_of($more_targets{$t} // $t) && chance(0.8) ? sprintf('(SELECT max(p.id) FROM %s p WHERE p.id <= %d)', parent_of($more_targets{$t} // $t), ri(220))
 		  : $_->[1] eq 'v' && chance(0.1) ? '(SELECT max(v) FROM ' . pick(@roots) . ')'
 		  : row_value($_)
 	} @c) . ')';
@@ -826,7 +828,7 @@ sub update
 	# the key of a row that deleted rows refer to can be changed in one database only
 	return sprintf("UPDATE readings AS x SET id = id + %d WHERE %s%s", ids(1_000_000), cut($scope), returning('x')) if $t eq 'readings' && !%parent && chance(0.3);
 	return sprintf("UPDATE events AS x SET k = (k + %d) %% 40 WHERE %s%s", 1 + ri(30), pred($scope, 1), returning('x')) if $t eq 'events' && chance(0.4);
-	return sprintf('UPDATE %s AS x SET ref = %s WHERE %s%s', $t, pick('NULL', '(SELECT max(u.id) FROM ' . ($parent{ root_of_target($t) } // 'users') . ' u WHERE u.k < ' . ri(40) . ')'), pred($scope, 1), returning('x')) if chance(0.1);
+	return sprintf('UPDATE %s AS x SET ref = %s WHERE %s%s', $t, pick('NULL', '(SELECT max(u.id) FROM ' . (parent_of($more_targets{$t} // $t) // 'users') . ' u WHERE u.k < ' . ri(40) . ')'), pred($scope, 1), returning('x')) if chance(0.1);
 	if (chance(0.3))
 	{
 		# a source that has each key once

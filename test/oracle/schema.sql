@@ -1,7 +1,7 @@
 -- schema.sql - the tables, views and functions of the oracle, the same in both databases.
 --
 -- The caller sets "soft" (1: the database whose tables are enabled) and "audit", "early" (views and
--- functions are made before the tables are enabled, or after). Every table has the columns that the
+-- functions are made before the tables are enabled, or after), "keys" (a file that adds foreign keys) and "keys_first" (before the tables are enabled, or at the end). Every table has the columns that the
 -- generator knows, in an order of its own.
 \set ON_ERROR_STOP 1
 
@@ -55,6 +55,7 @@ CREATE TABLE cities (people int) INHERITS (places);
 CREATE TABLE villages (deleted_at timestamptz, id bigint, s text) INHERITS (places);
 CREATE INDEX cities_id ON cities (id);
 CREATE INDEX places_id ON places (id);
+ALTER TABLE villages ADD PRIMARY KEY (id);
 
 -- the hash of a row's text; never in parallel, whatever the settings
 CREATE FUNCTION row_hash(text, bigint) RETURNS bigint LANGUAGE internal IMMUTABLE STRICT PARALLEL UNSAFE AS 'hashtextextended';
@@ -64,6 +65,9 @@ CREATE TABLE plain (id bigint PRIMARY KEY, k int, n int, s text, v numeric(12,2)
 
 \if :soft
 	CREATE EXTENSION softaudit;
+\endif
+\if :keys_first
+	\i :keys
 \endif
 
 -- ---- enabling, which is done before or after what depends on the tables ----
@@ -151,3 +155,7 @@ GRANT USAGE ON SCHEMA public TO oracle_reader, oracle_writer;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO oracle_reader, oracle_writer;
 GRANT INSERT, DELETE ON ALL TABLES IN SCHEMA public TO oracle_writer;
 GRANT UPDATE ON users, items, notes, events, v_users, v_events TO oracle_writer;
+\if :keys_first
+\else
+	\i :keys
+\endif
