@@ -40,6 +40,11 @@ LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_tr
 COMMENT ON FUNCTION softaudit.trigger_args(regclass) IS
 'arguments of a table''s capture trigger; NULL if it has none';
 
+CREATE FUNCTION softaudit.ancestors(relation oid) RETURNS oid[]
+LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'softaudit_ancestors';
+COMMENT ON FUNCTION softaudit.ancestors(oid) IS
+'a relation and what it is a partition of, the nearest first, while a DETACH CONCURRENTLY is unfinished, too';
+
 CREATE FUNCTION softaudit.identity(target regclass) RETURNS text
 LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'softaudit_identity';
 COMMENT ON FUNCTION softaudit.identity(regclass) IS

@@ -11,7 +11,7 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
     SELECT softaudit.marker_column(u.relid)
       FROM (SELECT target AS relid, 0 AS ord
-            UNION ALL SELECT a.relid, a.ord::integer FROM pg_partition_ancestors(target) WITH ORDINALITY a (relid, ord)) u
+            UNION ALL SELECT a.relid, a.ord::integer FROM unnest(softaudit.ancestors(target)) WITH ORDINALITY a (relid, ord)) u
      WHERE softaudit.marker_column(u.relid) IS NOT NULL ORDER BY u.ord LIMIT 1
 $$;
 COMMENT ON FUNCTION softaudit.marker_column_above(regclass) IS
@@ -193,7 +193,9 @@ DECLARE
 BEGIN
     SELECT x.indrelid::regclass AS rel, c.relname, c.relkind, c.reloptions, s.spcname, x.indisunique,
            pg_get_indexdef(x.indexrelid) AS def, pg_get_expr(x.indpred, x.indrelid) AS pred,
-           (SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype = 'x') AS exclusion
+           -- without what follows its predicate
+           (SELECT CASE WHEN k.condeferrable THEN regexp_replace(pg_get_constraintdef(k.oid), ' DEFERRABLE( INITIALLY DEFERRED)?$', '')
+                        ELSE pg_get_constraintdef(k.oid) END FROM pg_constraint k WHERE k.conindid = x.indexrelid AND k.contype = 'x') AS exclusion
       INTO i
       FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
      WHERE x.indexrelid = index_id;
@@ -245,10 +247,10 @@ SET search_path = pg_catalog, pg_temp AS $$
         SELECT target::oid, 0
         UNION
         SELECT i.inhrelid, tree.depth + 1 FROM tree JOIN pg_inherits i ON i.inhparent = tree.relid)
-    SELECT tree.relid::regclass, min(tree.depth) FROM tree JOIN pg_class c ON c.oid = tree.relid AND c.relkind IN ('r', 'p') GROUP BY tree.relid
+    SELECT tree.relid::regclass, min(tree.depth) FROM tree JOIN pg_class c ON c.oid = tree.relid AND c.relkind IN ('r', 'p', 'f') GROUP BY tree.relid
 $$;
 COMMENT ON FUNCTION softaudit.with_children(regclass) IS
-'a table with its partitions and inheritance children, at whatever depth, less foreign tables';
+'a table with its partitions and inheritance children, at whatever depth, foreign tables among them';
 
 CREATE FUNCTION softaudit.index_names(index_id oid, OUT relations oid[], OUT names name[])
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
@@ -410,7 +412,9 @@ BEGIN
         SELECT * INTO p FROM softaudit.index_parts(i.index_id);
         CONTINUE WHEN live = ANY (p.conditions);
         what := format('"%s"', i.relname) || CASE WHEN i.rel <> target THEN format(' of table "%s"', i.rel) ELSE '' END;
-        reason := CASE WHEN i.relname = ANY (keep_unique) THEN 'keep_unique names it' ELSE softaudit.why_kept(i.index_id, i.constraint_id) END;
+        reason := CASE WHEN i.relname = ANY (keep_unique) THEN 'keep_unique names it'
+                       WHEN format('(%I IS NOT NULL)', column_name) = ANY (p.conditions) THEN 'it is over no others'
+                       ELSE softaudit.why_kept(i.index_id, i.constraint_id) END;
         IF reason IS NOT NULL THEN
             RAISE NOTICE 'soft delete: % goes on counting deleted rows: %', what, reason;
             CONTINUE;
@@ -579,6 +583,74 @@ END
 $$;
 COMMENT ON FUNCTION softaudit.revert_named(regclass, name[]) IS
 'turns some of what convert_unique() replaced back into what it was; NULL for all';
+
+CREATE FUNCTION softaudit.before_index_rename(index_id oid, new_name text) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM softaudit.ensure_replaced();
+    -- what it stands for is made again under the new name, unless it was adopted
+    UPDATE softaudit.replaced_constraints c
+       SET index_name = new_name::name, name = CASE WHEN c.name = c.index_name THEN new_name::name ELSE c.name END
+      FROM pg_class i JOIN pg_namespace n ON n.oid = i.relnamespace JOIN pg_index x ON x.indexrelid = i.oid JOIN pg_class t ON t.oid = x.indrelid
+     WHERE i.oid = index_id AND (c.index_name, c.schema_name, c.table_name) = (i.relname, n.nspname, t.relname)
+       -- a name that is taken is PostgreSQL's to refuse
+       AND to_regclass(format('%I.%I', n.nspname, new_name::name)) IS NULL;
+END
+$$;
+COMMENT ON FUNCTION softaudit.before_index_rename(oid, text) IS
+'before an index gets another name: what it stands for is found by the name';
+
+CREATE FUNCTION softaudit.hand_over_unique(part regclass, whole regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whole_id integer := (SELECT r.table_id FROM softaudit.registry r WHERE r.relation = whole);
+    part_id integer := (SELECT r.table_id FROM softaudit.registry r WHERE r.relation = part);
+BEGIN
+    PERFORM softaudit.ensure_replaced();
+    -- of inheritance children: what was noted of their own
+    UPDATE softaudit.replaced_constraints c SET table_id = part_id
+      FROM softaudit.with_children(part) w JOIN pg_class t ON t.oid = w.relation JOIN pg_namespace n ON n.oid = t.relnamespace
+     WHERE c.table_id <> part_id AND (c.schema_name, c.table_name) = (n.nspname, t.relname);
+    -- of a partition: its parts of the whole's indexes, which are its own now
+    INSERT INTO softaudit.replaced_constraints (table_id, name, index_name, kind, definition, comment, schema_name, table_name, storage, place)
+    SELECT DISTINCT ON (x.indexrelid) part_id, i.relname, i.relname, c.kind, c.definition, c.comment, n.nspname, t.relname, c.storage, c.place
+      FROM softaudit.replaced_constraints c
+      JOIN pg_index wx ON wx.indrelid = whole
+      JOIN pg_class wi ON wi.oid = wx.indexrelid AND wi.relname = c.index_name
+     CROSS JOIN LATERAL softaudit.index_parts(wx.indexrelid) wp
+      JOIN pg_index x ON x.indrelid = part AND x.indisunique
+      JOIN pg_class i ON i.oid = x.indexrelid AND NOT i.relispartition
+     CROSS JOIN LATERAL softaudit.index_parts(x.indexrelid) p
+      JOIN pg_class t ON t.oid = part JOIN pg_namespace n ON n.oid = t.relnamespace
+     WHERE c.table_id = whole_id AND c.kind <> 'EXCLUDE' AND p.body = wp.body AND p.conditions = wp.conditions
+       AND NOT EXISTS (SELECT FROM softaudit.replaced_constraints o WHERE (o.schema_name, o.table_name, o.index_name) = (n.nspname, t.relname, i.relname))
+     ORDER BY x.indexrelid, c.name;
+    UPDATE softaudit.registry r SET live_unique = true
+     WHERE r.table_id = part_id AND EXISTS (SELECT FROM softaudit.replaced_constraints c WHERE c.table_id = part_id);
+END
+$$;
+COMMENT ON FUNCTION softaudit.hand_over_unique(regclass, regclass) IS
+'has a table that was a part of another turn its own indexes back at disable()';
+
+CREATE FUNCTION softaudit.take_over_unique(part regclass, whole regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    whole_id integer := (SELECT r.table_id FROM softaudit.registry r WHERE r.relation = whole);
+    part_id integer := (SELECT r.table_id FROM softaudit.registry r WHERE r.relation = part);
+BEGIN
+    PERFORM softaudit.ensure_replaced();
+    -- what became a part of an index of the whole goes with that
+    DELETE FROM softaudit.replaced_constraints c
+     USING pg_index x JOIN pg_class i ON i.oid = x.indexrelid AND i.relispartition
+     WHERE c.table_id = part_id AND x.indrelid = part AND i.relname = c.index_name;
+    UPDATE softaudit.replaced_constraints c SET table_id = whole_id WHERE c.table_id = part_id;
+END
+$$;
+COMMENT ON FUNCTION softaudit.take_over_unique(regclass, regclass) IS
+'has a table turn back at disable() the indexes of what became a part of it, too';
 
 CREATE FUNCTION softaudit.revert_unique(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE

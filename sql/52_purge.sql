@@ -225,7 +225,7 @@ BEGIN
         SELECT c.conrelid, true
           FROM below b
          -- a foreign key may refer to a partition, or to the table above
-         CROSS JOIN LATERAL (SELECT b.relid UNION SELECT t.relid FROM pg_partition_tree(b.relid) t UNION SELECT a.relid FROM pg_partition_ancestors(b.relid) a) f
+         CROSS JOIN LATERAL (SELECT b.relid UNION SELECT t.relid FROM pg_partition_tree(b.relid) t UNION SELECT a.relid FROM unnest(softaudit.ancestors(b.relid)) a (relid)) f
           JOIN pg_constraint c ON c.contype = 'f' AND c.confdeltype = 'c' AND c.confrelid = f.relid)
     SELECT b.relid::regclass FROM below b WHERE b.is_reached;
 END
@@ -288,7 +288,7 @@ SET search_path = pg_catalog, pg_temp AS $$
       JOIN pg_operator o ON o.oid = k.op
       JOIN pg_namespace n ON n.oid = o.oprnamespace
      WHERE c.contype = 'f' AND c.conparentid = 0 AND c.confdeltype = ANY (actions)
-       AND (c.confrelid = leaf OR c.confrelid IN (SELECT a.relid FROM pg_partition_ancestors(leaf) a))
+       AND (c.confrelid = leaf OR c.confrelid IN (SELECT a.relid FROM unnest(softaudit.ancestors(leaf)) a (relid)))
      GROUP BY c.oid
 $$;
 COMMENT ON FUNCTION softaudit.keys_to(regclass, "char"[]) IS
@@ -423,7 +423,7 @@ BEGIN
                  -- a run that only tells: what is due itself would have gone before
                  THEN format(' AND NOT ((%s) IS TRUE%s)', due ->> fk.child::oid::text, ' AND NOT ' || held)
                  -- rows of one table that refer to each other, or to themselves, go together
-                 WHEN fk.child IN (SELECT leaf UNION SELECT a.relid FROM pg_partition_ancestors(leaf) a)
+                 WHEN fk.child IN (SELECT leaf UNION SELECT a.relid FROM unnest(softaudit.ancestors(leaf)) a (relid))
                  THEN format(' AND NOT (k.tableoid OPERATOR(pg_catalog.=) %s AND k.ctid OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.tid[]))', leaf::oid, tids) ELSE '' END ||
             CASE WHEN fk.action = 'c' AND NOT is_marked THEN ' AND ' || held ELSE '' END));
         IF hits IS NOT NULL THEN
@@ -707,7 +707,7 @@ BEGIN
       FROM softaudit.registry r
      WHERE r.relation IN (SELECT f.relid FROM (SELECT leaf UNION SELECT softaudit.cascades_to(leaf)) b (relation)
                            CROSS JOIN LATERAL (SELECT b.relation::oid UNION SELECT t.relid FROM pg_partition_tree(b.relation) t
-                                               UNION SELECT a.relid FROM pg_partition_ancestors(b.relation) a) f (relid)));
+                                               UNION SELECT a.relid FROM unnest(softaudit.ancestors(b.relation)) a (relid)) f (relid)));
 END
 $$;
 COMMENT ON FUNCTION softaudit.removal_tables(regclass) IS

@@ -42,7 +42,7 @@ BEGIN
     FOR other, parent IN
         SELECT i.inhrelid, i.inhparent FROM pg_inherits i
          WHERE (i.inhparent = target OR i.inhrelid = target) AND softaudit.marker_column(i.inhrelid) IS NOT NULL
-           AND NOT EXISTS (SELECT FROM (SELECT i.inhparent AS relid UNION SELECT a.relid FROM pg_partition_ancestors(i.inhparent) a) u
+           AND NOT EXISTS (SELECT FROM (SELECT i.inhparent AS relid UNION SELECT a.relid FROM unnest(softaudit.ancestors(i.inhparent)) a (relid)) u
                             WHERE softaudit.marker_column(u.relid) IS NOT NULL) LOOP
         RAISE EXCEPTION 'table "%" is soft-deleted, and "%", which it would be a part of, is not', other, parent
             USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -86,14 +86,29 @@ BEGIN
             EXECUTE format('DROP TRIGGER "!softaudit_marker_row" ON %s', other);
         END IF;
         UPDATE softaudit.registry r SET soft_delete = false WHERE r.relation = other;
+        PERFORM softaudit.take_over_unique(other, root);
         RAISE NOTICE 'soft delete: partition "%" is now soft-deleted as a part of "%"', other, root;
     END LOOP;
-    FOR other IN SELECT i.inhrelid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid AND c.relkind = 'r' AND NOT c.relispartition
+    FOR other IN SELECT i.inhrelid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid AND c.relkind IN ('r', 'f') AND NOT c.relispartition
                   WHERE (i.inhparent = target OR i.inhrelid = target) AND softaudit.marker_column(i.inhparent) IS NOT NULL
                     AND softaudit.marker_column(i.inhrelid) IS NULL LOOP
         PERFORM softaudit.put_marker(other, col);
         RAISE NOTICE 'soft delete: table "%" is now soft-deleted as "%", which it inherits from, is', other, root;
     END LOOP;
+    FOR other IN SELECT i.inhrelid FROM pg_inherits i JOIN softaudit.registry r ON r.relation = i.inhrelid AND r.soft_delete
+                   JOIN pg_class c ON c.oid = i.inhrelid AND NOT c.relispartition
+                  WHERE (i.inhparent = target OR i.inhrelid = target) AND i.inhrelid <> root AND softaudit.marker_column(i.inhparent) IS NOT NULL LOOP
+        UPDATE softaudit.registry r SET soft_delete = false WHERE r.relation = other;
+        PERFORM softaudit.take_over_unique(other, root);
+        RAISE NOTICE 'soft delete: table "%" is now soft-deleted as "%", which it inherits from, is', other, root;
+    END LOOP;
+    -- a child that left has the marker
+    IF root = target AND NOT EXISTS (SELECT FROM softaudit.registry r WHERE r.relation = target AND r.soft_delete)
+       AND (SELECT c.relkind = 'r' AND NOT c.relispartition FROM pg_class c WHERE c.oid = target) THEN
+        PERFORM softaudit.register(target, col);
+        PERFORM softaudit.hand_over_unique(target, NULL);
+        RAISE NOTICE 'soft delete: table "%" inherits from no soft-deleted table any more and stays soft-deleted by itself', target;
+    END IF;
 
     -- a partition that left: the row trigger went with DETACH, that for TRUNCATE is still there and tells of it
     FOR other IN SELECT g.tgrelid FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
@@ -102,9 +117,27 @@ BEGIN
                     AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = g.tgrelid AND a.attname = col AND NOT a.attisdropped) LOOP
         PERFORM softaudit.put_marker(other, col);
         PERFORM softaudit.register(other, col);
+        PERFORM softaudit.hand_over_unique(other, root);
         RAISE NOTICE 'soft delete: table "%" is no longer a part of "%" and stays soft-deleted by itself', other, root;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION softaudit.follow_marker(regclass) IS
 'carries the marker of a soft-deleted table over to what DDL attached to it or detached from it, or refuses';
+
+CREATE FUNCTION softaudit.after_detach(part regclass, whole oid) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    col name := softaudit.marker_column_above(whole);
+BEGIN
+    PERFORM softaudit.put_key_triggers(part);
+    -- a foreign table has no trigger that would tell follow_marker() of it
+    IF col IS NOT NULL AND (SELECT c.relkind = 'f' AND NOT c.relispartition FROM pg_class c WHERE c.oid = part) THEN
+        PERFORM softaudit.put_marker(part, col);
+        RAISE NOTICE 'soft delete: foreign table "%" is no longer a part of "%" and stays soft-deleted by itself', part, whole::regclass;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.after_detach(regclass, oid) IS
+'gives what was a partition the triggers that it had of the whole';

@@ -110,7 +110,7 @@ DECLARE
     columns name[];
     again text[] := '{}';
 BEGIN
-    FOR rel IN SELECT leaf UNION SELECT a.relid FROM pg_partition_ancestors(leaf) a
+    FOR rel IN SELECT leaf UNION SELECT a.relid FROM unnest(softaudit.ancestors(leaf)) a (relid)
                UNION SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = leaf LOOP
         columns := '{}';
         FOR col IN SELECT a.attname, a.attnum, array_agg(v) AS kept
@@ -307,7 +307,7 @@ BEGIN
         cols := ARRAY(SELECT e.column_name FROM softaudit.equalities(rel::oid, 't') e ORDER BY e.column_name);
         -- a partition may have had a log of its own before it was one
         FOR root IN SELECT r.*, softaudit.root_of(r.relation)::oid::text AS counted FROM softaudit.registry r
-                     WHERE r.relation IN (SELECT rel::oid UNION SELECT a.relid FROM pg_partition_ancestors(rel::oid) a UNION SELECT t.relid FROM pg_partition_tree(rel::oid) t) LOOP
+                     WHERE r.relation IN (SELECT rel::oid UNION SELECT a.relid FROM unnest(softaudit.ancestors(rel::oid)) a (relid) UNION SELECT t.relid FROM pg_partition_tree(rel::oid) t) LOOP
             IF texts <> '{}' AND cols = ARRAY(SELECT e.column_name FROM softaudit.equalities(root.relation, 't') e ORDER BY e.column_name) THEN
                 keys := keys || COALESCE((SELECT jsonb_agg(jsonb_build_object('table', root.table_id, 'relation', root.counted, 'image', f))
                                             FROM unnest(texts) k CROSS JOIN LATERAL softaudit.key_forms(root.table_id, softaudit.key_image(root.relation, k), softaudit.key_given(root.relation, k)) f), '[]');

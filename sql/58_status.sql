@@ -216,7 +216,8 @@ BEGIN
              WHERE l.marker IS NOT NULL GROUP BY l.table_id, l.marker) d ON d.table_id = r.table_id
      WHERE d.marker <> ALL (k.names)
        AND c.reltuples > 0 AND d.n >= c.reltuples / 5
-       AND NOT (softaudit.live_index_definition(r.relation, false, k.names)).is_there;
+       -- of a table without a marker the function raises; in no other place is the order sure
+       AND NOT CASE WHEN softaudit.marker_column_above(r.relation) IS NOT NULL THEN (softaudit.live_index_definition(r.relation, false, k.names)).is_there ELSE true END;
     result := result || COALESCE(more, '[]');
 
     -- what the purge needs: its own index, and one on each foreign key that refers to the table

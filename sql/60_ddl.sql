@@ -177,7 +177,7 @@ BEGIN
         /* New partitions of an enabled table, at any level below it. */
         FOR root, leaf IN
             SELECT a.relid, t.relid
-              FROM pg_partition_ancestors(rel) a
+              FROM unnest(softaudit.ancestors(rel)) a (relid)
               JOIN softaudit.registry r ON r.relation = a.relid AND r.audit
              CROSS JOIN LATERAL pg_partition_tree(rel) t
               JOIN pg_class c ON c.oid = t.relid AND c.relkind <> 'f'
@@ -205,9 +205,9 @@ BEGIN
            -- a parallel restore may make the one trigger of a table before the other
            AND r.relation <> g.tgrelid
            -- it was this command, on the tree that it left (asked upwards: pg_partition_tree() locks what it lists)
-           AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c CROSS JOIN LATERAL pg_partition_ancestors(c.objid) u
+           AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() c CROSS JOIN LATERAL unnest(softaudit.ancestors(c.objid)) u (relid)
                         WHERE u.relid = r.relation)
-           AND NOT EXISTS (SELECT FROM pg_partition_ancestors(g.tgrelid) a WHERE a.relid = r.relation)
+           AND NOT EXISTS (SELECT FROM unnest(softaudit.ancestors(g.tgrelid)) a (relid) WHERE a.relid = r.relation)
     LOOP
         EXECUTE format('DROP TRIGGER "!softaudit_truncate" ON %s', leaf);
         CONTINUE WHEN (SELECT c.relispartition FROM pg_class c WHERE c.oid = leaf);
@@ -258,7 +258,7 @@ BEGIN
         EXECUTE format('DROP TRIGGER "!softaudit_marker_row" ON %s', rel);
     END LOOP;
     PERFORM softaudit.take_over(part, r.table_id, format('ATTACH to %s', r.relation))
-       FROM pg_partition_ancestors(whole) a JOIN softaudit.registry r ON r.relation = a.relid AND r.audit;
+       FROM unnest(softaudit.ancestors(whole)) a (relid) JOIN softaudit.registry r ON r.relation = a.relid AND r.audit;
 END
 $$;
 COMMENT ON FUNCTION softaudit.before_attach(regclass, oid) IS
@@ -314,7 +314,7 @@ DECLARE
     is_off boolean;
 BEGIN
     SELECT r.* INTO known FROM softaudit.registry r
-     WHERE r.audit AND (r.relation = target OR r.relation IN (SELECT a.relid FROM pg_partition_ancestors(target) a))
+     WHERE r.audit AND (r.relation = target OR r.relation IN (SELECT a.relid FROM unnest(softaudit.ancestors(target)) a (relid)))
      ORDER BY r.relation = target DESC LIMIT 1;
     IF NOT FOUND THEN
         RETURN;
@@ -399,7 +399,7 @@ BEGIN
         PERFORM softaudit.record_event('DISABLE', known.schema_name, known.table_name, NULL,
                                        jsonb_build_object('soft_delete', true, 'by', 'DROP TRIGGER or DROP COLUMN'));
         RAISE WARNING 'table "%" is not soft-deleted any more: its marker was dropped, and deleted rows that it holds reappear', known.relation
-            USING HINT = 'Roll back, or call softaudit.enable() for it again.';
+            USING HINT = format('Roll back, or call softaudit.enable(%L, soft_delete => true).', known.relation);
     END LOOP;
     /*
      * A trigger for foreign keys: by a column that was dropped with something else, and
@@ -445,7 +445,7 @@ DECLARE
     known softaudit.registry%ROWTYPE;
 BEGIN
     SELECT r.* INTO known FROM softaudit.registry r
-      JOIN pg_partition_ancestors(leaf) a ON a.relid = r.relation
+      JOIN unnest(softaudit.ancestors(leaf)) a (relid) ON a.relid = r.relation
      WHERE r.audit AND r.relation <> leaf LIMIT 1;
     IF FOUND THEN
         PERFORM softaudit.record_event('DROP', known.schema_name, known.table_name, NULL,
@@ -477,7 +477,7 @@ DECLARE
     known softaudit.registry%ROWTYPE;
 BEGIN
     SELECT r.* INTO known FROM softaudit.registry r
-     WHERE r.audit AND (r.relation = rel OR r.relation IN (SELECT a.relid FROM pg_partition_ancestors(rel) a)) LIMIT 1;
+     WHERE r.audit AND (r.relation = rel OR r.relation IN (SELECT a.relid FROM unnest(softaudit.ancestors(rel)) a (relid))) LIMIT 1;
     IF FOUND THEN
         PERFORM softaudit.record_event('REWRITE', known.schema_name, known.table_name, NULL,
                                        jsonb_build_object('relation', rel::regclass::text, 'reason', pg_event_trigger_table_rewrite_reason()));

@@ -18,7 +18,6 @@
 #include "access/table.h"
 #include "access/tupconvert.h"
 #include "access/xact.h"
-#include "catalog/partition.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "softaudit.h"
@@ -260,7 +259,7 @@ log_truncate(SauRel *rel, Relation relation)
 
 	if (truncated && relation->rd_rel->relispartition)
 	{
-		List	   *ancestors = get_partition_ancestors(relid);
+		List	   *ancestors = sau_partition_ancestors(relid);
 
 		for (t = truncated; t; t = t->next)
 			if (t->table_id == rel->table_id && t->statement == sau_log_statement_serial() &&

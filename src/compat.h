@@ -230,6 +230,17 @@ sau_compat_returning_old(Var *var)
 #endif
 }
 
+/* What RETURNING NEW gives where there is no new row: of an expression beneath a view. */
+static inline Node *
+sau_compat_returning_no_new(Node *node, int level)
+{
+#if PG_VERSION_NUM >= 180000
+	if (IsA(node, ReturningExpr) && ((ReturningExpr *) node)->retlevelsup == level && !((ReturningExpr *) node)->retold)
+		return (Node *) makeNullConst(exprType(node), exprTypmod(node), exprCollation(node));
+#endif
+	return NULL;
+}
+
 /* 16 moved privileges out of the range table. */
 static inline void
 sau_compat_add_updated_col(Query *query, RangeTblEntry *rte, AttrNumber attno)

@@ -11,6 +11,8 @@
 
 #include "access/relation.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
@@ -214,14 +216,33 @@ free_part(RangeVar *part, RangeVar *whole)
 		run_on("SELECT softaudit.before_attach($1::pg_catalog.regclass, $2::pg_catalog.oid)", relid, psprintf("%u", whole_id));
 }
 
-/* What was a partition has the foreign keys still, and not the whole's trigger. */
+/* An index that stands for a unique constraint is found by its name when disable() makes that again. */
 static void
-put_keys(RangeVar *rv)
+note_index_rename(RenameStmt *stmt)
 {
-	Oid			relid = RangeVarGetRelid(rv, NoLock, true);
+	Oid			relid = owned_relation(stmt->relation);
 
-	if (OidIsValid(relid))
-		run_on("SELECT softaudit.put_key_triggers($1::pg_catalog.regclass)", relid, NULL);
+	if (OidIsValid(relid) && stmt->renameType == OBJECT_TABCONSTRAINT)
+	{
+		Oid			constraint = get_relation_constraint_oid(relid, stmt->subname, true);
+
+		relid = OidIsValid(constraint) ? get_constraint_index(constraint) : InvalidOid;
+	}
+	else if (stmt->renameType != OBJECT_INDEX && stmt->renameType != OBJECT_TABLE)
+		return;
+	if (OidIsValid(relid) && (get_rel_relkind(relid) == RELKIND_INDEX || get_rel_relkind(relid) == RELKIND_PARTITIONED_INDEX))
+		run_on("SELECT softaudit.before_index_rename($1, $2)", relid, stmt->newname);
+}
+
+/* What was a partition has the foreign keys still, and not the whole's triggers. */
+static void
+keep_part(RangeVar *part, RangeVar *whole)
+{
+	Oid			relid = RangeVarGetRelid(part, NoLock, true);
+	Oid			whole_id = RangeVarGetRelid(whole, NoLock, true);
+
+	if (OidIsValid(relid) && OidIsValid(whole_id))
+		run_on("SELECT softaudit.after_detach($1::pg_catalog.regclass, $2::pg_catalog.oid)", relid, psprintf("%u", whole_id));
 }
 
 /*
@@ -307,6 +328,7 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 			{
 				RenameStmt *stmt = (RenameStmt *) tree;
 
+				note_index_rename(stmt);
 				if (stmt->renameType == OBJECT_SCHEMA && strcmp(stmt->subname, SAU_SCHEMA) == 0)
 					refuse("ALTER SCHEMA ... RENAME");
 				if (is_ours(stmt->relation))
@@ -429,6 +451,7 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 				((RenameStmt *) tree)->renameType == OBJECT_SCHEMA;
 			break;
 		case T_CreateStmt:
+		case T_CreateForeignTableStmt:
 			partitions = ((CreateStmt *) tree)->partbound != NULL;
 			concerns = partitions || ((CreateStmt *) tree)->inhRelations != NIL || has_foreign_key((CreateStmt *) tree);
 			break;
@@ -454,7 +477,7 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 			AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
 			if (cmd->subtype == AT_DetachPartition || cmd->subtype == AT_DetachPartitionFinalize)
-				put_keys(((PartitionCmd *) cmd->def)->name);
+				keep_part(((PartitionCmd *) cmd->def)->name, ((AlterTableStmt *) tree)->relation);
 		}
 	return (Datum) 0;
 }

@@ -113,6 +113,9 @@ mention_walker(Node *node, MentionContext *context)
 				return true;
 		return false;
 	}
+	if (IsA(node, JoinExpr) && ((JoinExpr *) node)->isNatural)
+		/* what NATURAL compares is no mention: nobody wrote the column */
+		return mention_walker(((JoinExpr *) node)->larg, context) || mention_walker(((JoinExpr *) node)->rarg, context);
 	if (IsA(node, Query))
 	{
 		bool		result;

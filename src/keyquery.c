@@ -242,7 +242,7 @@ marked_by(Oid relid)
 
 	if (!get_rel_relispartition(relid))
 		return relid;
-	foreach(lc, get_partition_ancestors(relid))
+	foreach(lc, sau_partition_ancestors(relid))
 	{
 		const SauMarker *marker = sau_marker_get(lfirst_oid(lc));
 		Relation	relation = marker ? try_table_open(lfirst_oid(lc), AccessShareLock) : NULL;

@@ -9,16 +9,19 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
-#include "parser/parse_func.h"
 #include "parser/parsetree.h"
 #include "softaudit.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 /* The test of the marker of a reference. */
 Node *
@@ -51,10 +54,81 @@ sau_mark_assigned(List *targetlist, AttrNumber attno)
 
 /* ---- DELETE ---- */
 
+/* By the schema's OID: whoever may DELETE need not have USAGE on it. */
 static Oid
 our_function(const char *name, int nargs, const Oid *types)
 {
-	return LookupFuncName(list_make2(makeString(SAU_SCHEMA), makeString(pstrdup(name))), nargs, types, false);
+	Oid			funcid = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name),
+										 PointerGetDatum(buildoidvector(types, nargs)), ObjectIdGetDatum(sau_registry_schema(false)));
+
+	if (!OidIsValid(funcid))
+		elog(ERROR, "function %s.%s() does not exist", SAU_SCHEMA, name);
+	return funcid;
+}
+
+/* A query of one column, the stamp, over what the FROM items are. */
+static Query *
+stamp_query(Expr *stamp, List *fromlist)
+{
+	Query	   *query = makeNode(Query);
+
+	query->commandType = CMD_SELECT;
+	query->querySource = QSRC_ORIGINAL;
+	query->canSetTag = true;
+	query->jointree = makeFromExpr(fromlist, NULL);
+	query->targetList = list_make1(makeTargetEntry(stamp, 1, pstrdup("stamp"), false));
+	query->stmt_location = -1;
+	return query;
+}
+
+static Expr *
+stamp_call(const SauMarker *marker)
+{
+	bool		is_utc = marker->typid == TIMESTAMPOID;
+
+	return (Expr *) makeFuncExpr(our_function(is_utc ? "deletion_stamp_utc" : "deletion_stamp", 0, NULL),
+								 is_utc ? TIMESTAMPOID : TIMESTAMPTZOID, NIL, InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+}
+
+/* For several assignments in one statement: a WITH query that is evaluated once. */
+static CommonTableExpr *
+stamp_cte(Query *query, const SauMarker *marker, int nrefs)
+{
+	CommonTableExpr *cte = makeNode(CommonTableExpr);
+	Expr	   *stamp = stamp_call(marker);
+
+	cte->ctename = pstrdup("!softaudit_stamp");
+	cte->ctematerialized = CTEMaterializeAlways;
+	cte->ctequery = (Node *) stamp_query(stamp, NIL);
+	cte->location = -1;
+	cte->cterefcount = nrefs;
+	cte->ctecolnames = list_make1(makeString(pstrdup("stamp")));
+	cte->ctecoltypes = list_make1_oid(exprType((Node *) stamp));
+	cte->ctecoltypmods = list_make1_int(-1);
+	cte->ctecolcollations = list_make1_oid(InvalidOid);
+	query->cteList = lappend(query->cteList, cte);
+	return cte;
+}
+
+static Query *
+stamp_from_cte(CommonTableExpr *cte)
+{
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	RangeTblRef *rtr = makeNode(RangeTblRef);
+	Query	   *query;
+
+	rte->rtekind = RTE_CTE;
+	rte->ctename = cte->ctename;
+	rte->ctelevelsup = 1;
+	rte->coltypes = cte->ctecoltypes;
+	rte->coltypmods = cte->ctecoltypmods;
+	rte->colcollations = cte->ctecolcollations;
+	rte->eref = makeAlias(cte->ctename, copyObject(cte->ctecolnames));
+	rte->inFromCl = true;
+	rtr->rtindex = 1;
+	query = stamp_query((Expr *) makeVar(1, 1, linitial_oid(cte->ctecoltypes), -1, InvalidOid, 0), list_make1(rtr));
+	query->rtable = list_make1(rte);
+	return query;
 }
 
 /*
@@ -62,22 +136,11 @@ our_function(const char *name, int nargs, const Oid *types)
  * once a statement and all its rows get the same.
  */
 static TargetEntry *
-stamp_entry(Query *query, const SauMarker *marker)
+stamp_entry(Query *query, const SauMarker *marker, CommonTableExpr *cte)
 {
-	bool		is_utc = marker->typid == TIMESTAMPOID;
-	Oid			funcid = our_function(is_utc ? "deletion_stamp_utc" : "deletion_stamp", 0, NULL);
-	Oid			typid = is_utc ? TIMESTAMPOID : TIMESTAMPTZOID;
-	Query	   *sub = makeNode(Query);
+	Query	   *sub = cte ? stamp_from_cte(cte) : stamp_query(stamp_call(marker), NIL);
 	SubLink    *sublink = makeNode(SubLink);
 
-	sub->commandType = CMD_SELECT;
-	sub->querySource = QSRC_ORIGINAL;
-	sub->canSetTag = true;
-	sub->jointree = makeFromExpr(NIL, NULL);
-	sub->targetList = list_make1(makeTargetEntry((Expr *) makeFuncExpr(funcid, typid, NIL, InvalidOid, InvalidOid,
-																		 COERCE_EXPLICIT_CALL),
-												 1, pstrdup("stamp"), false));
-	sub->stmt_location = -1;
 	sublink->subLinkType = EXPR_SUBLINK;
 	sublink->subselect = (Node *) sub;
 	sublink->location = -1;
@@ -136,6 +199,8 @@ old_var(Var *var, ReturningContext *context)
 static Node *
 returning_mutator(Node *node, ReturningContext *context)
 {
+	Node	   *nothing;
+
 	if (node == NULL)
 		return NULL;
 	if (IsA(node, Var))
@@ -145,6 +210,9 @@ returning_mutator(Node *node, ReturningContext *context)
 		if (var->varno == context->rti && var->varlevelsup == context->sublevels_up)
 			return old_var(var, context);
 	}
+	nothing = sau_compat_returning_no_new(node, context->sublevels_up);
+	if (nothing)
+		return nothing;
 	if (IsA(node, Query))
 	{
 		Query	   *result;
@@ -171,7 +239,7 @@ sau_mark_delete(Query *query, const SauMarker *marker)
 	ReturningContext context = {query->resultRelation, marker->relid, marker->attno, 0};
 
 	query->commandType = CMD_UPDATE;
-	query->targetList = list_make1(stamp_entry(query, marker));
+	query->targetList = list_make1(stamp_entry(query, marker, NULL));
 	query->returningList = (List *) returning_mutator((Node *) query->returningList, &context);
 	note_update(query, rte, marker);
 }
@@ -179,8 +247,14 @@ sau_mark_delete(Query *query, const SauMarker *marker)
 void
 sau_mark_merge(Query *query, const SauMarker *marker, bool is_filtered)
 {
+	CommonTableExpr *cte = NULL;
+	int			ndeletes = 0;
 	ListCell   *lc;
 
+	foreach(lc, query->mergeActionList)
+		ndeletes += lfirst_node(MergeAction, lc)->commandType == CMD_DELETE;
+	if (ndeletes > 1)
+		cte = stamp_cte(query, marker, ndeletes);
 	foreach(lc, query->mergeActionList)
 	{
 		MergeAction *action = lfirst_node(MergeAction, lc);
@@ -188,7 +262,7 @@ sau_mark_merge(Query *query, const SauMarker *marker, bool is_filtered)
 
 		if (action->commandType != CMD_DELETE)
 			continue;
-		tle = stamp_entry(query, marker);
+		tle = stamp_entry(query, marker, cte);
 		if (!is_filtered)
 		{
 			/* deleted rows may be among them: those keep their stamp */
@@ -203,6 +277,35 @@ sau_mark_merge(Query *query, const SauMarker *marker, bool is_filtered)
 		action->commandType = CMD_UPDATE;
 		action->targetList = list_make1(tle);
 		note_update(query, rt_fetch(query->resultRelation, query->rtable), marker);
+	}
+}
+
+void
+sau_mark_refuse_truncate(const char *table)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("TRUNCATE is refused: table \"%s\" is soft-deleted", table),
+			 errhint("TRUNCATE removes rows for good. Use DELETE, or set softaudit.hard_delete to on.")));
+}
+
+/*
+ * TRUNCATE of a foreign table by itself: a trigger stops that of others (softaudit_mark()), and
+ * PostgreSQL 15 makes none on foreign tables.
+ */
+void
+sau_mark_check_truncate(TruncateStmt *stmt)
+{
+	ListCell   *lc;
+
+	if (sau_guc_hard_delete || !OidIsValid(sau_marker_function()))
+		return;
+	foreach(lc, stmt->relations)
+	{
+		Oid			relid = RangeVarGetRelid(lfirst_node(RangeVar, lc), AccessShareLock, true);
+
+		if (OidIsValid(relid) && get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE && sau_marker_get(relid) != NULL)
+			sau_mark_refuse_truncate(get_rel_name(relid));
 	}
 }
 

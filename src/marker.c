@@ -15,13 +15,18 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/namespace.h"
-#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "softaudit.h"
+#include "utils/array.h"
+#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -37,6 +42,9 @@ static HTAB *markers = NULL;
 static Oid	mark_function = InvalidOid;
 static bool mark_function_known = false;
 
+/* How many answers are stale; they are cleared away when there are many. */
+static int	stale = 0;
+
 /* Counts what came in from other sessions: an answer that was overtaken is not kept. */
 static uint64 messages = 0;
 
@@ -47,6 +55,20 @@ static uint32 plan_hash = 0;
 static TimestampTz loaded_at = 0;
 
 static TimestampTz last_stamp = 0;
+
+static void
+set_stale(SauMarker *marker)
+{
+	if (marker->valid)
+		stale++;
+	marker->valid = false;
+	if (marker->is_shown)
+	{
+		/* statements with with_deleted() on it know its columns by the function's name only */
+		marker->is_shown = false;
+		sau_shown_forget();
+	}
+}
 
 static void
 relcache_callback(Datum arg, Oid relid)
@@ -60,7 +82,7 @@ relcache_callback(Datum arg, Oid relid)
 	{
 		marker = hash_search(markers, &relid, HASH_FIND, NULL);
 		if (marker)
-			marker->valid = false;
+			set_stale(marker);
 	}
 	else
 	{
@@ -68,7 +90,7 @@ relcache_callback(Datum arg, Oid relid)
 
 		hash_seq_init(&seq, markers);
 		while ((marker = hash_seq_search(&seq)) != NULL)
-			marker->valid = false;
+			set_stale(marker);
 	}
 }
 
@@ -170,6 +192,58 @@ marked_column(Relation relation, bool *has_guard)
 	return InvalidAttrNumber;
 }
 
+/* The parent of a partition; InvalidOid if it was detached just now. */
+static Oid
+parent_of(Oid relid)
+{
+	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			parent = InvalidOid;
+
+	ScanKeyInit(&keys[0], Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
+	ScanKeyInit(&keys[1], Anum_pg_inherits_inhseqno, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(1));
+	scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 2, keys);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		parent = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	return parent;
+}
+
+/*
+ * What a partition is a part of, the nearest first; none of another relation.  Unlike
+ * get_partition_ancestors() beyond a DETACH CONCURRENTLY that has not been finished, too: until then
+ * the partition has the triggers of the whole, and those go by the whole.
+ */
+List *
+sau_partition_ancestors(Oid relid)
+{
+	List	   *result = NIL;
+
+	while (get_rel_relispartition(relid) && OidIsValid(relid = parent_of(relid)))
+		result = lappend_oid(result, relid);
+	return result;
+}
+
+PG_FUNCTION_INFO_V1(softaudit_ancestors);
+
+/* softaudit.ancestors(relation oid) -> oid[]: a relation and what it is a part of, the nearest first. */
+Datum
+softaudit_ancestors(PG_FUNCTION_ARGS)
+{
+	List	   *list = lcons_oid(PG_GETARG_OID(0), sau_partition_ancestors(PG_GETARG_OID(0)));
+	Datum	   *values = palloc(list_length(list) * sizeof(Datum));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, list)
+		values[n++] = ObjectIdGetDatum(lfirst_oid(lc));
+	PG_RETURN_ARRAYTYPE_P(construct_array(values, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+}
+
 static void
 look_up(SauMarker *marker)
 {
@@ -189,7 +263,7 @@ look_up(SauMarker *marker)
 	{
 		ListCell   *lc;
 
-		foreach(lc, get_partition_ancestors(marker->relid))
+		foreach(lc, sau_partition_ancestors(marker->relid))
 		{
 			Relation	ancestor = RelationIdGetRelation(lfirst_oid(lc));
 			AttrNumber	attno;
@@ -245,10 +319,36 @@ sau_marker_get(Oid relid)
 	}
 	marker = hash_search(markers, &relid, HASH_ENTER, &found);
 	if (!found)
-		marker->valid = false;
+		marker->valid = marker->is_shown = false;
 	if (unlikely(!marker->valid))
 		look_up(marker);
 	return marker->attno != InvalidAttrNumber ? marker : NULL;
+}
+
+/* At the end of a transaction, when nobody holds an answer: forget those of tables that changed or went. */
+void
+sau_marker_xact_end(void)
+{
+	HASH_SEQ_STATUS seq;
+	SauMarker  *marker;
+
+	if (likely(stale < 256))
+		return;
+	stale = 0;
+	hash_seq_init(&seq, markers);
+	while ((marker = hash_seq_search(&seq)) != NULL)
+		if (!marker->valid)
+			hash_search(markers, &marker->relid, HASH_REMOVE, NULL);
+}
+
+/* At the next planning of a reference by with_deleted(): its statement is to follow changes of the table. */
+void
+sau_marker_note_shown(Oid relid)
+{
+	SauMarker  *marker = hash_search(markers, &relid, HASH_FIND, NULL);
+
+	if (marker)
+		marker->is_shown = true;
 }
 
 /* The stamp of a deletion: the clock, moved on so that no two in a session are the same. */
@@ -301,10 +401,7 @@ softaudit_mark(PG_FUNCTION_ARGS)
 		sau_guc_hard_delete || sau_registry_is_internal())
 		return result;
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("TRUNCATE is refused: table \"%s\" is soft-deleted", RelationGetRelationName(data->tg_relation)),
-				 errhint("TRUNCATE removes rows for good. Use DELETE, or set softaudit.hard_delete to on.")));
+		sau_mark_refuse_truncate(RelationGetRelationName(data->tg_relation));
 	if (InNoForceRLSOperation())
 		return result;
 	/* a row that moves between partitions is deleted in one of them; this one was planned by us */

@@ -208,6 +208,7 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 			sau_fkey_xact_end();
 			sau_capture_xact_end();
+			sau_marker_xact_end();
 			sau_log_xact_end();
 			sau_actor_xact_end(event == XACT_EVENT_COMMIT);
 			sau_registry_xact_end();

@@ -118,9 +118,10 @@ sau_owner_run(const char *sql, int nargs, Oid *types, Datum *values, const char 
 PG_FUNCTION_INFO_V1(softaudit_execute_as_owner);
 
 /*
- * softaudit.execute_as_owner(target regclass, command text): run a command of ours on a
- * table as its owner, who can do no more than that (SECURITY_RESTRICTED_OPERATION), with
- * the log's guards closed.  An int8 in the first column is returned, else 0.
+ * softaudit.execute_as_owner(target regclass, command text, all_rows boolean): run a command of
+ * ours on a table as its owner, who can do no more than that (SECURITY_RESTRICTED_OPERATION),
+ * with the log's guards closed; all_rows: past row security that is forced on him, as
+ * foreign keys are checked.  An int8 in the first column is returned, else 0.
  */
 Datum
 softaudit_execute_as_owner(PG_FUNCTION_ARGS)
@@ -139,7 +140,8 @@ softaudit_execute_as_owner(PG_FUNCTION_ARGS)
 				 errmsg("softaudit.execute_as_owner() is for functions of softaudit")));
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(sau_compat_relation_owner(relid),
-						   save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+						   save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION |
+						   (PG_GETARG_BOOL(2) ? SECURITY_NOFORCE_RLS : 0));
 	save_nest = NewGUCNestLevel();
 	save_internal = sau_registry_suspend_internal();
 	PG_TRY();

@@ -20,7 +20,6 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
-#include "catalog/partition.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -579,7 +578,7 @@ build_rel(Relation relation, Trigger *trigger)
 
 	if (relation->rd_rel->relispartition)
 	{
-		List	   *ancestors = get_partition_ancestors(relid);
+		List	   *ancestors = sau_partition_ancestors(relid);
 		ListCell   *lc;
 		bool		found = read_registry(rel, &registered);
 
@@ -814,7 +813,7 @@ sau_registry_describe(Relation relation)
 	if (trigger)
 		return sau_registry_get(relation, trigger);
 	if (relation->rd_rel->relispartition)
-		candidates = list_concat(candidates, get_partition_ancestors(relid));
+		candidates = list_concat(candidates, sau_partition_ancestors(relid));
 	if (OidIsValid(sau_registry_relid("registry", true)))
 		foreach(lc, candidates)
 		{

@@ -10,19 +10,56 @@
 #include "catalog/pg_class.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "softaudit.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
+
+/* What plans with either function are found by; zero while there is none. */
+static uint32 plan_hashes[2] = {0, 0};
 
 typedef struct ColumnsContext
 {
+	Query	   *query;
 	int			rti;
 	int			sublevels_up;
+	TupleDesc	desc;
 	Bitmapset  *attnos;			/* by attno, zero for the whole row */
 } ColumnsContext;
+
+/*
+ * Statements with with_deleted() or only_deleted() are analyzed anew before they run again: their
+ * trees do not name the table, so that PostgreSQL would have them keep the columns' types.
+ */
+void
+sau_shown_forget(void)
+{
+	for (int i = 0; i < 2; i++)
+		if (plan_hashes[i] != 0)
+			CallSyscacheCallbacks(PROCOID, plan_hashes[i]);
+}
+
+/* The statement was analyzed when the column was another: as FunctionScan says it. */
+static void
+refuse_column(ColumnsContext *context, Var *var)
+{
+	TupleDesc	desc = context->desc;
+	bool		is_dropped = var->varattno > desc->natts || TupleDescAttr(desc, var->varattno - 1)->attisdropped;
+	char	   *has = is_dropped ? NULL : format_type_be(TupleDescAttr(desc, var->varattno - 1)->atttypid);
+
+	sau_shown_forget();
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("table row type and query-specified row type do not match"),
+			 is_dropped ? errdetail("The query reads column %d, which was dropped.", var->varattno)
+			 : errdetail("Column %d has type %s, and the query expects %s or another collation.", var->varattno, has, format_type_be(var->vartype)),
+			 errhint("Run the statement again. If a view has the reference, make it again.")));
+}
 
 static bool
 columns_walker(Node *node, ColumnsContext *context)
@@ -32,9 +69,36 @@ columns_walker(Node *node, ColumnsContext *context)
 	if (IsA(node, Var))
 	{
 		Var		   *var = (Var *) node;
+		RangeTblEntry *rte;
 
-		if (var->varno == context->rti && var->varlevelsup == context->sublevels_up && var->varattno >= 0)
+		if (var->varlevelsup != context->sublevels_up || var->varattno < 0)
+			return false;
+		if (var->varno == context->rti)
+		{
+			if (var->varattno > 0)
+			{
+				Form_pg_attribute att = var->varattno <= context->desc->natts ? TupleDescAttr(context->desc, var->varattno - 1) : NULL;
+
+				if (att == NULL || att->attisdropped || att->atttypid != var->vartype || att->attcollation != var->varcollid)
+					refuse_column(context, var);
+			}
 			context->attnos = bms_add_member(context->attnos, var->varattno);
+			return false;
+		}
+
+		/* a join's column is one of its sides', or both of USING */
+		rte = rt_fetch(var->varno, context->query->rtable);
+		if (rte->rtekind == RTE_JOIN)
+		{
+			ColumnsContext below = *context;
+
+			below.sublevels_up = 0;
+			if (var->varattno > 0)
+				columns_walker(list_nth(rte->joinaliasvars, var->varattno - 1), &below);
+			else
+				expression_tree_walker((Node *) rte->joinaliasvars, columns_walker, &below);
+			context->attnos = below.attnos;
+		}
 		return false;
 	}
 	if (IsA(node, Query))
@@ -42,7 +106,7 @@ columns_walker(Node *node, ColumnsContext *context)
 		bool		result;
 
 		context->sublevels_up++;
-		result = query_tree_walker((Query *) node, columns_walker, context, 0);
+		result = query_tree_walker((Query *) node, columns_walker, context, QTW_IGNORE_JOINALIASES);
 		context->sublevels_up--;
 		return result;
 	}
@@ -58,7 +122,7 @@ Query *
 sau_shown_expand(Query *query, int rti, RangeTblEntry *rte, FuncExpr *call)
 {
 	Oid			relid = get_typ_typrelid(getBaseType(exprType(linitial(call->args))));
-	ColumnsContext columns = {rti, 0, NULL};
+	ColumnsContext columns = {query, rti, 0, NULL, NULL};
 	Relation	relation;
 	TupleDesc	desc;
 	Query	   *sub = makeNode(Query);
@@ -83,9 +147,13 @@ sau_shown_expand(Query *query, int rti, RangeTblEntry *rte, FuncExpr *call)
 				 errmsg("table \"%s\" is not soft-deleted", get_rel_name(relid) ? get_rel_name(relid) : "?"),
 				 errhint("Call softaudit.enable() for it.")));
 
-	query_tree_walker(query, columns_walker, &columns, 0);
+	plan_hashes[strcmp(get_func_name(call->funcid), "only_deleted") == 0] = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(call->funcid));
+	sau_marker_note_shown(relid);
+
 	relation = table_open(relid, NoLock);
-	desc = RelationGetDescr(relation);
+	desc = columns.desc = RelationGetDescr(relation);
+	/* which columns it reads: SELECT on no others is asked for */
+	query_tree_walker(query, columns_walker, &columns, QTW_IGNORE_JOINALIASES);
 
 	ref = makeNode(RangeTblEntry);
 	ref->rtekind = RTE_RELATION;

@@ -212,12 +212,16 @@ typedef struct SauMarker
 	Oid			typid;			/* timestamptz or timestamp */
 	int32		typmod;
 	Oid			root;			/* the relation whose trigger says so: itself or an ancestor */
+	bool		is_shown;		/* statements with with_deleted() on it were planned */
 } SauMarker;
 
 extern void sau_marker_init(void);
 extern Oid	sau_marker_function(void);
 extern uint32 sau_marker_plan_hash(void);
 extern const SauMarker *sau_marker_get(Oid relid);
+extern List *sau_partition_ancestors(Oid relid);
+extern void sau_marker_note_shown(Oid relid);
+extern void sau_marker_xact_end(void);
 
 /* owner.c: our SQL as the extension's owner */
 extern Datum sau_owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls, bool *isnull);
@@ -369,6 +373,8 @@ extern struct Node *sau_mark_test(const SauMarker *marker, int rti, NullTestType
 extern struct Node *sau_mark_assigned(List *targetlist, AttrNumber attno);
 extern void sau_mark_delete(struct Query *query, const SauMarker *marker);
 extern void sau_mark_merge(struct Query *query, const SauMarker *marker, bool is_filtered);
+extern void sau_mark_refuse_truncate(const char *table) pg_attribute_noreturn();
+extern void sau_mark_check_truncate(struct TruncateStmt *stmt);
 extern void sau_mark_on_conflict(struct Query *query, const SauMarker *marker);
 
 /* exempt.c: who sees deleted rows without asking */
@@ -383,6 +389,7 @@ extern void sau_exempt_set_command(struct VariableSetStmt *set);
 extern const struct Node *sau_collected_query;
 
 /* shown.c: with_deleted() and only_deleted() */
+extern void sau_shown_forget(void);
 extern struct Query *sau_shown_expand(struct Query *query, int rti, struct RangeTblEntry *rte, struct FuncExpr *call);
 
 /* filter.c: what queries see of soft-deleted tables */
