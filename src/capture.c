@@ -259,7 +259,7 @@ log_truncate(SauRel *rel, Relation relation)
 
 	if (truncated && relation->rd_rel->relispartition)
 	{
-		List	   *ancestors = sau_partition_ancestors(relid);
+		List	   *ancestors = sau_ancestors_of(relid);
 
 		for (t = truncated; t; t = t->next)
 			if (t->table_id == rel->table_id && t->statement == sau_log_statement_serial() &&

@@ -185,7 +185,7 @@ sau_exempt_utility_begin(PlannedStmt *pstmt, int *save)
 				return copy_as_query(pstmt);
 			break;
 		case T_TruncateStmt:
-			sau_mark_check_truncate((TruncateStmt *) tree);
+			sau_marker_check_truncate((TruncateStmt *) tree);
 			break;
 		case T_CreateTableAsStmt:
 			sau_collected_query = ((CreateTableAsStmt *) tree)->query;

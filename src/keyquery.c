@@ -29,6 +29,7 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
 #include "utils/ruleutils.h"
@@ -49,6 +50,40 @@ typedef struct PlanEntry
 } PlanEntry;
 
 static HTAB *plans = NULL;
+
+/*
+ * A query that marks rows fires triggers, and those may have the same query run again, one level
+ * deeper: a plan that became stale meanwhile is freed when the outermost one has ended.
+ */
+static int	running = 0;
+static List *retired = NIL;
+
+static void
+free_plan(SPIPlanPtr plan)
+{
+	MemoryContext oldcxt;
+
+	if (running == 0)
+	{
+		SPI_freeplan(plan);
+		return;
+	}
+	oldcxt = MemoryContextSwitchTo(TopMemoryContext);
+	retired = lappend(retired, plan);
+	MemoryContextSwitchTo(oldcxt);
+}
+
+static void
+free_retired(void)
+{
+	while (retired != NIL)
+	{
+		SPIPlanPtr	plan = linitial(retired);
+
+		retired = list_delete_first(retired);
+		SPI_freeplan(plan);
+	}
+}
 
 /* Is this the text of a query of ours that is being planned? */
 bool
@@ -242,7 +277,7 @@ marked_by(Oid relid)
 
 	if (!get_rel_relispartition(relid))
 		return relid;
-	foreach(lc, sau_partition_ancestors(relid))
+	foreach(lc, sau_ancestors_of(relid))
 	{
 		const SauMarker *marker = sau_marker_get(lfirst_oid(lc));
 		Relation	relation = marker ? try_table_open(lfirst_oid(lc), AccessShareLock) : NULL;
@@ -322,7 +357,7 @@ plan_for(SauKeyQuery kind, Oid relid, const SauKey *key)
 	{
 		if (SPI_plan_is_valid(entry->plan))
 			return entry->plan;
-		SPI_freeplan(entry->plan);
+		free_plan(entry->plan);
 		entry->plan = NULL;
 	}
 
@@ -434,8 +469,19 @@ sau_keyquery_run(SauKeyQuery kind, Oid relid, const SauKey *key, Datum *values, 
 		test = GetLatestSnapshot();
 		crosscheck = GetTransactionSnapshot();
 	}
-	ret = SPI_execute_snapshot(plan, values, NULL, test, crosscheck, false, true, 0);
+	running++;
+	PG_TRY();
+	{
+		ret = SPI_execute_snapshot(plan, values, NULL, test, crosscheck, false, true, 0);
+	}
+	PG_FINALLY();
+	{
+		running--;
+	}
+	PG_END_TRY();
 	SetUserIdAndSecContext(save_user, save_context);
+	if (running == 0)
+		free_retired();
 	if (ret != expected)
 		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(ret));
 }

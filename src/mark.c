@@ -9,8 +9,6 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
@@ -277,35 +275,6 @@ sau_mark_merge(Query *query, const SauMarker *marker, bool is_filtered)
 		action->commandType = CMD_UPDATE;
 		action->targetList = list_make1(tle);
 		note_update(query, rt_fetch(query->resultRelation, query->rtable), marker);
-	}
-}
-
-void
-sau_mark_refuse_truncate(const char *table)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("TRUNCATE is refused: table \"%s\" is soft-deleted", table),
-			 errhint("TRUNCATE removes rows for good. Use DELETE, or set softaudit.hard_delete to on.")));
-}
-
-/*
- * TRUNCATE of a foreign table by itself: a trigger stops that of others (softaudit_mark()), and
- * PostgreSQL 15 makes none on foreign tables.
- */
-void
-sau_mark_check_truncate(TruncateStmt *stmt)
-{
-	ListCell   *lc;
-
-	if (sau_guc_hard_delete || !OidIsValid(sau_marker_function()))
-		return;
-	foreach(lc, stmt->relations)
-	{
-		Oid			relid = RangeVarGetRelid(lfirst_node(RangeVar, lc), AccessShareLock, true);
-
-		if (OidIsValid(relid) && get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE && sau_marker_get(relid) != NULL)
-			sau_mark_refuse_truncate(get_rel_name(relid));
 	}
 }
 

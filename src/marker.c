@@ -15,18 +15,13 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_inherits.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "softaudit.h"
-#include "utils/array.h"
-#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -51,10 +46,25 @@ static uint64 messages = 0;
 /* What plans that depend on us are found by; zero while there is none. */
 static uint32 plan_hash = 0;
 
+/* The same of statements with with_deleted() and with only_deleted(). */
+static uint32 shown_hashes[2] = {0, 0};
+
 /* The client's statement that loaded the library: it was planned without our hooks. */
 static TimestampTz loaded_at = 0;
 
 static TimestampTz last_stamp = 0;
+
+/*
+ * Statements with with_deleted() or only_deleted() are to be analyzed anew before they run again: their
+ * trees do not name the table, so that PostgreSQL would have them keep the columns' types.
+ */
+void
+sau_marker_forget_shown(void)
+{
+	for (int i = 0; i < lengthof(shown_hashes); i++)
+		if (shown_hashes[i] != 0)
+			CallSyscacheCallbacks(PROCOID, shown_hashes[i]);
+}
 
 static void
 set_stale(SauMarker *marker)
@@ -64,9 +74,8 @@ set_stale(SauMarker *marker)
 	marker->valid = false;
 	if (marker->is_shown)
 	{
-		/* statements with with_deleted() on it know its columns by the function's name only */
 		marker->is_shown = false;
-		sau_shown_forget();
+		sau_marker_forget_shown();
 	}
 }
 
@@ -192,58 +201,6 @@ marked_column(Relation relation, bool *has_guard)
 	return InvalidAttrNumber;
 }
 
-/* The parent of a partition; InvalidOid if it was detached just now. */
-static Oid
-parent_of(Oid relid)
-{
-	Relation	inherits = table_open(InheritsRelationId, AccessShareLock);
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	Oid			parent = InvalidOid;
-
-	ScanKeyInit(&keys[0], Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(relid));
-	ScanKeyInit(&keys[1], Anum_pg_inherits_inhseqno, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(1));
-	scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 2, keys);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		parent = ((Form_pg_inherits) GETSTRUCT(tuple))->inhparent;
-	systable_endscan(scan);
-	table_close(inherits, AccessShareLock);
-	return parent;
-}
-
-/*
- * What a partition is a part of, the nearest first; none of another relation.  Unlike
- * get_partition_ancestors() beyond a DETACH CONCURRENTLY that has not been finished, too: until then
- * the partition has the triggers of the whole, and those go by the whole.
- */
-List *
-sau_partition_ancestors(Oid relid)
-{
-	List	   *result = NIL;
-
-	while (get_rel_relispartition(relid) && OidIsValid(relid = parent_of(relid)))
-		result = lappend_oid(result, relid);
-	return result;
-}
-
-PG_FUNCTION_INFO_V1(softaudit_ancestors);
-
-/* softaudit.ancestors(relation oid) -> oid[]: a relation and what it is a part of, the nearest first. */
-Datum
-softaudit_ancestors(PG_FUNCTION_ARGS)
-{
-	List	   *list = lcons_oid(PG_GETARG_OID(0), sau_partition_ancestors(PG_GETARG_OID(0)));
-	Datum	   *values = palloc(list_length(list) * sizeof(Datum));
-	int			n = 0;
-	ListCell   *lc;
-
-	foreach(lc, list)
-		values[n++] = ObjectIdGetDatum(lfirst_oid(lc));
-	PG_RETURN_ARRAYTYPE_P(construct_array(values, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
-}
-
 static void
 look_up(SauMarker *marker)
 {
@@ -263,7 +220,7 @@ look_up(SauMarker *marker)
 	{
 		ListCell   *lc;
 
-		foreach(lc, sau_partition_ancestors(marker->relid))
+		foreach(lc, sau_ancestors_of(marker->relid))
 		{
 			Relation	ancestor = RelationIdGetRelation(lfirst_oid(lc));
 			AttrNumber	attno;
@@ -341,14 +298,44 @@ sau_marker_xact_end(void)
 			hash_search(markers, &marker->relid, HASH_REMOVE, NULL);
 }
 
-/* At the next planning of a reference by with_deleted(): its statement is to follow changes of the table. */
+/* A reference by with_deleted() or only_deleted() is planned: from now on it follows changes of the table. */
 void
-sau_marker_note_shown(Oid relid)
+sau_marker_note_shown(Oid relid, Oid funcid, bool only)
 {
 	SauMarker  *marker = hash_search(markers, &relid, HASH_FIND, NULL);
 
+	shown_hashes[only] = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(funcid));
 	if (marker)
 		marker->is_shown = true;
+}
+
+static void
+refuse_truncate(const char *table)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("TRUNCATE is refused: table \"%s\" is soft-deleted", table),
+			 errhint("TRUNCATE removes rows for good. Use DELETE, or set softaudit.hard_delete to on.")));
+}
+
+/*
+ * TRUNCATE of a foreign table by itself: a trigger stops that of others (softaudit_mark()), and
+ * PostgreSQL 15 makes none on foreign tables.
+ */
+void
+sau_marker_check_truncate(TruncateStmt *stmt)
+{
+	ListCell   *lc;
+
+	if (sau_guc_hard_delete || !OidIsValid(sau_marker_function()))
+		return;
+	foreach(lc, stmt->relations)
+	{
+		Oid			relid = RangeVarGetRelid(lfirst_node(RangeVar, lc), AccessShareLock, true);
+
+		if (OidIsValid(relid) && get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE && sau_marker_get(relid) != NULL)
+			refuse_truncate(get_rel_name(relid));
+	}
 }
 
 /* The stamp of a deletion: the clock, moved on so that no two in a session are the same. */
@@ -401,7 +388,7 @@ softaudit_mark(PG_FUNCTION_ARGS)
 		sau_guc_hard_delete || sau_registry_is_internal())
 		return result;
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
-		sau_mark_refuse_truncate(RelationGetRelationName(data->tg_relation));
+		refuse_truncate(RelationGetRelationName(data->tg_relation));
 	if (InNoForceRLSOperation())
 		return result;
 	/* a row that moves between partitions is deleted in one of them; this one was planned by us */

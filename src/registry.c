@@ -578,7 +578,7 @@ build_rel(Relation relation, Trigger *trigger)
 
 	if (relation->rd_rel->relispartition)
 	{
-		List	   *ancestors = sau_partition_ancestors(relid);
+		List	   *ancestors = sau_ancestors_of(relid);
 		ListCell   *lc;
 		bool		found = read_registry(rel, &registered);
 
@@ -813,7 +813,7 @@ sau_registry_describe(Relation relation)
 	if (trigger)
 		return sau_registry_get(relation, trigger);
 	if (relation->rd_rel->relispartition)
-		candidates = list_concat(candidates, sau_partition_ancestors(relid));
+		candidates = list_concat(candidates, sau_ancestors_of(relid));
 	if (OidIsValid(sau_registry_relid("registry", true)))
 		foreach(lc, candidates)
 		{

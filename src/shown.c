@@ -15,13 +15,8 @@
 #include "softaudit.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
-
-/* What plans with either function are found by; zero while there is none. */
-static uint32 plan_hashes[2] = {0, 0};
 
 typedef struct ColumnsContext
 {
@@ -32,18 +27,6 @@ typedef struct ColumnsContext
 	Bitmapset  *attnos;			/* by attno, zero for the whole row */
 } ColumnsContext;
 
-/*
- * Statements with with_deleted() or only_deleted() are analyzed anew before they run again: their
- * trees do not name the table, so that PostgreSQL would have them keep the columns' types.
- */
-void
-sau_shown_forget(void)
-{
-	for (int i = 0; i < 2; i++)
-		if (plan_hashes[i] != 0)
-			CallSyscacheCallbacks(PROCOID, plan_hashes[i]);
-}
-
 /* The statement was analyzed when the column was another: as FunctionScan says it. */
 static void
 refuse_column(ColumnsContext *context, Var *var)
@@ -52,7 +35,7 @@ refuse_column(ColumnsContext *context, Var *var)
 	bool		is_dropped = var->varattno > desc->natts || TupleDescAttr(desc, var->varattno - 1)->attisdropped;
 	char	   *has = is_dropped ? NULL : format_type_be(TupleDescAttr(desc, var->varattno - 1)->atttypid);
 
-	sau_shown_forget();
+	sau_marker_forget_shown();
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("table row type and query-specified row type do not match"),
@@ -147,8 +130,7 @@ sau_shown_expand(Query *query, int rti, RangeTblEntry *rte, FuncExpr *call)
 				 errmsg("table \"%s\" is not soft-deleted", get_rel_name(relid) ? get_rel_name(relid) : "?"),
 				 errhint("Call softaudit.enable() for it.")));
 
-	plan_hashes[strcmp(get_func_name(call->funcid), "only_deleted") == 0] = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(call->funcid));
-	sau_marker_note_shown(relid);
+	sau_marker_note_shown(relid, call->funcid, strcmp(get_func_name(call->funcid), "only_deleted") == 0);
 
 	relation = table_open(relid, NoLock);
 	desc = columns.desc = RelationGetDescr(relation);

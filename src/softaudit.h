@@ -203,6 +203,9 @@ extern void sau_registry_release(SauRel *rel);
 extern void sau_registry_xact_end(void);
 extern void sau_registry_init(void);
 
+/* ancestors.c: what a partition is a part of */
+extern List *sau_ancestors_of(Oid relid);
+
 /* marker.c: which relations are soft-deleted, and by which column */
 typedef struct SauMarker
 {
@@ -219,8 +222,9 @@ extern void sau_marker_init(void);
 extern Oid	sau_marker_function(void);
 extern uint32 sau_marker_plan_hash(void);
 extern const SauMarker *sau_marker_get(Oid relid);
-extern List *sau_partition_ancestors(Oid relid);
-extern void sau_marker_note_shown(Oid relid);
+extern void sau_marker_note_shown(Oid relid, Oid funcid, bool only);
+extern void sau_marker_forget_shown(void);
+extern void sau_marker_check_truncate(struct TruncateStmt *stmt);
 extern void sau_marker_xact_end(void);
 
 /* owner.c: our SQL as the extension's owner */
@@ -373,8 +377,6 @@ extern struct Node *sau_mark_test(const SauMarker *marker, int rti, NullTestType
 extern struct Node *sau_mark_assigned(List *targetlist, AttrNumber attno);
 extern void sau_mark_delete(struct Query *query, const SauMarker *marker);
 extern void sau_mark_merge(struct Query *query, const SauMarker *marker, bool is_filtered);
-extern void sau_mark_refuse_truncate(const char *table) pg_attribute_noreturn();
-extern void sau_mark_check_truncate(struct TruncateStmt *stmt);
 extern void sau_mark_on_conflict(struct Query *query, const SauMarker *marker);
 
 /* exempt.c: who sees deleted rows without asking */
@@ -389,7 +391,6 @@ extern void sau_exempt_set_command(struct VariableSetStmt *set);
 extern const struct Node *sau_collected_query;
 
 /* shown.c: with_deleted() and only_deleted() */
-extern void sau_shown_forget(void);
 extern struct Query *sau_shown_expand(struct Query *query, int rti, struct RangeTblEntry *rte, struct FuncExpr *call);
 
 /* filter.c: what queries see of soft-deleted tables */

@@ -64,6 +64,15 @@ MERGE INTO pr USING w ON true WHEN MATCHED AND id = 1 THEN DELETE WHEN MATCHED A
 SELECT count(*), count(DISTINCT deleted_at) FROM softaudit.only_deleted(NULL::pr);
 UPDATE pr SET deleted_at = NULL WHERE deleted_at = (SELECT max(deleted_at) FROM softaudit.only_deleted(NULL::pr));
 SELECT (SELECT count(*) FROM pr) AS parents, (SELECT count(*) FROM ch) AS children;
+-- what makes a plan stale amid a cascade through one table
+CREATE TABLE tree (id int PRIMARY KEY, up int REFERENCES tree ON DELETE CASCADE);
+SELECT en('tree');
+INSERT INTO tree SELECT g, NULLIF(g - 1, 0) FROM generate_series(1, 6) g;
+CREATE FUNCTION stale() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN GRANT SELECT ON s39.tree TO regress_sau_39; REVOKE SELECT ON s39.tree FROM regress_sau_39; RETURN NEW; END $$;
+CREATE TRIGGER stale BEFORE UPDATE ON tree FOR EACH ROW EXECUTE FUNCTION stale();
+DELETE FROM tree WHERE id = 2;
+SELECT id FROM tree;
+SELECT softaudit.restore('tree', 2);
 -- NATURAL JOIN mentions nothing
 CREATE TABLE n1 (id int PRIMARY KEY, v int);
 CREATE TABLE n2 (id int PRIMARY KEY, w int);
