@@ -202,7 +202,6 @@ BEGIN;
 INSERT INTO doc VALUES (62, 'a');
 COMMIT;
 UPDATE doc SET v = 'b' WHERE id = 62;
--- (where caches are discarded at every moment, what the session is gets written again)
 SELECT CASE WHEN current_setting('discard.budget', true) IS NULL THEN count(DISTINCT session_id) ELSE 1 END AS shared FROM softaudit.log WHERE audit_id > current_setting('t.seen')::bigint;
 SELECT who();
 BEGIN;
