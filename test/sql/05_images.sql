@@ -150,7 +150,14 @@ DELETE FROM strange;
 CREATE TYPE holder AS (j json, n integer);
 CREATE TABLE stranger (id integer PRIMARY KEY, list json[], one holder);
 SELECT softaudit.enable('stranger', soft_delete => false);
+\set ECHO none
+-- to_jsonb() of PostgreSQL itself loses the names of a composite's attributes where caches are discarded amid the call
+SET discard.budget = 0;
+\set ECHO all
 INSERT INTO stranger VALUES (1, ARRAY['1', '"\u0000"']::json[], ('{"n": 1}', 1)), (2, ARRAY['{"n": 1}']::json[], ('"\u0000"', 1));
+\set ECHO none
+RESET discard.budget;
+\set ECHO all
 SELECT regexp_replace(new_data::text, '"bytes": \d+, "sha256": "\w+", ', '', 'g') FROM stranger s, LATERAL softaudit.history('stranger', s.id) ORDER BY s.id;
 -- a stand-in within a savepoint that stays, in a block that fails
 BEGIN;

@@ -48,7 +48,8 @@ over(void)
 static void
 begin(int ms)
 {
-	/* not where timeouts do not work yet, or not any more */
+	debug_discard_caches = 0;
+	/* not where timeouts do not work yet */
 	if (!IsNormalProcessingMode() || ms <= 0)
 		return;
 	if (!is_registered)
