@@ -658,13 +658,14 @@ put_guarded(SauBuf *out, SauCodec *codec, Datum value)
 
 		MemoryContextSwitchTo(oldcxt);
 		edata = CopyErrorData();
-		if (!is_value_error(edata->sqlerrcode, is_big))
-			PG_RE_THROW();
 		FlushErrorState();
-		FreeErrorData(edata);
 		RollbackAndReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(oldcxt);
 		CurrentResourceOwner = oldowner;
+		/* out of the subtransaction, whose end nobody above would see to */
+		if (!is_value_error(edata->sqlerrcode, is_big))
+			ReThrowError(edata);
+		FreeErrorData(edata);
 		refused = true;
 	}
 	PG_END_TRY();

@@ -1,0 +1,50 @@
+-- Capture when something fails: where an error goes, what a transaction keeps, what waits.
+\set ECHO none
+\getenv inputdir PG_ABS_SRCDIR
+\set helpers :inputdir '/sql/include/helpers.psql'
+\i :helpers
+CREATE SCHEMA s39;
+SET search_path = s39, public;
+\set ECHO queries
+-- an error in the making of an image that is not the value's fault fails the statement, and no more
+CREATE TYPE kind AS ENUM ('p', 'q');
+CREATE TABLE cast_kind (id int PRIMARY KEY, k kind);
+SELECT softaudit.enable('cast_kind', soft_delete => false);
+CREATE FUNCTION kind_json(kind) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    IF $1 = 'q' THEN PERFORM pg_sleep(10); END IF;
+    RAISE EXCEPTION 'not now' USING ERRCODE = 'serialization_failure';
+END $$;
+CREATE CAST (kind AS json) WITH FUNCTION kind_json(kind);
+CREATE TABLE plain (i int);
+BEGIN;
+DO $$ BEGIN
+    BEGIN
+        INSERT INTO s39.plain VALUES (10);
+        INSERT INTO s39.cast_kind VALUES (1, 'p');
+    EXCEPTION WHEN serialization_failure THEN NULL;
+    END;
+    INSERT INTO s39.plain VALUES (20);
+END $$;
+SAVEPOINT a;
+INSERT INTO cast_kind VALUES (2, 'p');
+ROLLBACK TO a;
+INSERT INTO plain VALUES (30);
+COMMIT;
+SELECT * FROM plain ORDER BY i;
+SELECT * FROM cast_kind;
+-- without a transaction block, too
+INSERT INTO cast_kind VALUES (3, 'p');
+SET statement_timeout = '50ms';
+INSERT INTO cast_kind VALUES (4, 'q');
+RESET statement_timeout;
+SELECT count(*) FROM cast_kind;
+BEGIN;
+INSERT INTO plain VALUES (40);
+COMMIT;
+DROP CAST (kind AS json);
+INSERT INTO cast_kind VALUES (5, 'p');
+SELECT t.changes();
+\set ECHO none
+SET client_min_messages = error;
+DROP SCHEMA s39 CASCADE;
