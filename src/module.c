@@ -170,10 +170,18 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 						 ProcessUtilityContext context, ParamListInfo params,
 						 QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
 {
-	/* A utility command may read the log in ways that no plan shows. */
-	sau_log_flush();
 	switch (nodeTag(pstmt->utilityStmt))
 	{
+		case T_TransactionStmt:
+
+			/*
+			 * What waits at the end of a transaction is the callback's: a failure there
+			 * ends the transaction, and a ROLLBACK asks for none of it.  Rows that wait
+			 * as a savepoint is set could be written again and again after it.
+			 */
+			if (((TransactionStmt *) pstmt->utilityStmt)->kind == TRANS_STMT_SAVEPOINT)
+				sau_log_flush();
+			break;
 		case T_VariableSetStmt:
 			sau_exempt_set_command((VariableSetStmt *) pstmt->utilityStmt);
 			break;
@@ -184,7 +192,14 @@ softaudit_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 		case T_DeallocateStmt:
 		case T_VariableShowStmt:
 			break;
+			/* what reads the log by commands of its own, which pass through the hooks */
+		case T_DoStmt:
+		case T_CallStmt:
+			run_command(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+			return;
 		default:
+			/* A utility command may read the log in ways that no plan shows. */
+			sau_log_flush();
 			run_command(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 			return;
 	}

@@ -45,6 +45,31 @@ COMMIT;
 DROP CAST (kind AS json);
 INSERT INTO cast_kind VALUES (5, 'p');
 SELECT t.changes();
+-- what waits at the end of a transaction and cannot be written ends the transaction
+CREATE TABLE a (id int PRIMARY KEY, v text);
+SELECT softaudit.enable('a', soft_delete => false);
+INSERT INTO a VALUES (1, 'x');
+SELECT t.changes();
+\set ECHO none
+SELECT format('ALTER SEQUENCE softaudit.log_audit_id_seq MAXVALUE %s', last_value) AS no_more FROM softaudit.log_audit_id_seq \gset
+:no_more;
+\set ECHO queries
+BEGIN;
+INSERT INTO a VALUES (2, 'x');
+\set VERBOSITY sqlstate
+COMMIT;
+SELECT count(*) FROM a;
+BEGIN;
+INSERT INTO a VALUES (2, 'x');
+PREPARE TRANSACTION 's39';
+SELECT count(*) FROM a;
+-- a rollback asks nothing of the log
+BEGIN;
+INSERT INTO a VALUES (2, 'x');
+ROLLBACK;
+\set VERBOSITY default
+SELECT count(*) FROM a;
+ALTER SEQUENCE softaudit.log_audit_id_seq NO MAXVALUE;
 \set ECHO none
 SET client_min_messages = error;
 DROP SCHEMA s39 CASCADE;
