@@ -59,7 +59,9 @@ static void
 softaudit_ExecutorStart(QueryDesc *queryDesc, int eflags)
 {
 	sau_log_activity++;
-	if (unlikely(sau_log_waiting > 0) && reads_log(queryDesc->plannedstmt))
+	/* what runs within a parallel plan may read the log, and could not write to it then */
+	if (unlikely(sau_log_waiting > 0) &&
+		(queryDesc->plannedstmt->parallelModeNeeded || reads_log(queryDesc->plannedstmt)))
 		sau_log_flush();
 	prev_ExecutorStart(queryDesc, eflags);
 }

@@ -205,13 +205,19 @@ sau_registry_owner(void)
  * The next value of one of our sequences.  Under wal_level = minimal a sequence that
  * this transaction made writes no WAL, yet would not log its next values either, and
  * repeat them after a crash; setting it makes the next transaction log.
+ *
+ * A transaction may turn read-only between a change and the flush of its log row, which
+ * was allowed with the change.  An error puts that back with its (sub)transaction.
  */
 int64
 sau_registry_nextval(const char *name)
 {
 	Oid			relid = sau_registry_relid(name, false);
-	int64		value = nextval_internal(relid, false);
+	bool		save_read_only = XactReadOnly;
+	int64		value;
 
+	XactReadOnly = false;
+	value = nextval_internal(relid, false);
 	if (!XLogIsNeeded())
 	{
 		Relation	rel = RelationIdGetRelation(relid);
@@ -229,6 +235,7 @@ sau_registry_nextval(const char *name)
 			SetUserIdAndSecContext(save_user, save_context);
 		}
 	}
+	XactReadOnly = save_read_only;
 	return value;
 }
 

@@ -70,6 +70,42 @@ ROLLBACK;
 \set VERBOSITY default
 SELECT count(*) FROM a;
 ALTER SEQUENCE softaudit.log_audit_id_seq NO MAXVALUE;
+-- a transaction that turns read-only, and one that looks on while it is
+BEGIN;
+INSERT INTO a VALUES (3, 'x');
+SELECT set_config('transaction_read_only', 'on', true);
+COMMIT;
+DO $$ BEGIN
+    INSERT INTO s39.a VALUES (4, 'x');
+    BEGIN
+        PERFORM set_config('transaction_read_only', 'on', true);
+        RAISE WARNING 'seen: %', (SELECT count(*) FROM softaudit.changes WHERE schema_name = 's39' AND row_key = '{"id": 4}');
+        INSERT INTO s39.a VALUES (5, 'x');
+    EXCEPTION WHEN read_only_sql_transaction THEN RAISE WARNING '%', SQLERRM;
+    END;
+    INSERT INTO s39.a VALUES (5, 'x');
+END $$;
+BEGIN;
+INSERT INTO a VALUES (6, 'x');
+SET TRANSACTION READ ONLY;
+SELECT count(*) FROM softaudit.history('a', 6);
+INSERT INTO a VALUES (7, 'x');
+ROLLBACK;
+SELECT t.changes();
+-- a parallel plan within which the log is read
+CREATE FUNCTION seen() RETURNS bigint LANGUAGE plpgsql PARALLEL RESTRICTED AS $$
+BEGIN
+    RETURN (SELECT count(*) FROM softaudit.changes WHERE schema_name = 's39' AND row_key = '{"id": 6}');
+END $$;
+BEGIN;
+SET LOCAL max_parallel_workers_per_gather = 2;
+SET LOCAL min_parallel_table_scan_size = 0;
+SET LOCAL parallel_setup_cost = 0;
+SET LOCAL parallel_tuple_cost = 0;
+INSERT INTO a VALUES (6, 'x');
+SELECT count(*), max(seen()) FROM a;
+COMMIT;
+SELECT t.changes();
 \set ECHO none
 SET client_min_messages = error;
 DROP SCHEMA s39 CASCADE;
