@@ -17,12 +17,15 @@
  *	- before the transaction commits or is prepared.
  *
  * A flush within a subtransaction inserts with that one's id.  Rows that an outer
- * one captured would die with it, so they are kept in the buffer as "flushed in" it
- * until it ends: when it aborts they are waiting again.
+ * one captured would die with it.  So the first two write what the subtransaction at
+ * work captured itself, and leave the outer ones' rows waiting.  A reader needs them
+ * all: those that a subtransaction inserts for an outer one are kept in the buffer as
+ * "flushed in" it until it ends, and wait again when it aborts.
  *
  * Ids are taken at the flush, in blocks: after the locks on all rows concerned are
  * held, and before any of them is given up.  So for each row of a table the order of
- * the ids is the order of its changes, in one transaction and across them.
+ * the ids is the order of its changes, in one transaction and across them.  Rows that
+ * are left waiting are numbered all the same, since they come before those written.
  *
  * Lock order: the id sequence, then what append.c locks.  Nothing here runs user code.
  */
@@ -67,7 +70,6 @@ typedef struct LogRow
 	int64		row_ref;
 	int64		old_row_ref;
 	bool		key_changed;
-	bool		has_id;
 	bool		waiting;
 } LogRow;
 
@@ -76,8 +78,19 @@ static SauBuf arena;
 static LogRow *rows = NULL;
 static int	n_rows = 0;
 static int	cap_rows = 0;
+static int	n_numbered = 0;		/* the rows before have their ids */
 int			sau_log_waiting = 0;	/* captured rows that are not in the log yet */
 static Size waiting_bytes = 0;
+static bool any_lent = false;	/* some may be flushed in an inner subtransaction */
+
+/* What may wait: MAX_ROWS and MAX_BYTES; in "limit_sub" beyond what outer ones left. */
+static int	rows_limit = MAX_ROWS;
+static Size bytes_limit = MAX_BYTES;
+static SubTransactionId limit_sub = InvalidSubTransactionId;
+
+/* Where the rows of a subtransaction begin, which are the last ones while it is at work. */
+static SubTransactionId own_sub = InvalidSubTransactionId;
+static int	own_first = 0;
 
 /* Where the row being laid down starts, and where its open field does. */
 static Size row_start;
@@ -101,6 +114,8 @@ static int	actor_len = 0;
 static int64 actor_session = 0;
 
 static bool flushing = false;
+
+static void make_room(void);
 
 /* Set up the buffer; called once when the library is loaded. */
 void
@@ -173,8 +188,8 @@ sau_log_begin(SauRel *rel, SauOperation op, bool is_plain)
 				(errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
 				 errmsg("an audited table was changed while a change was being logged"),
 				 errhint("A cast to json, an output function or an index expression must not write.")));
-	if (sau_log_waiting >= MAX_ROWS || waiting_bytes >= MAX_BYTES)
-		sau_log_flush();
+	if (sau_log_waiting >= rows_limit || waiting_bytes >= bytes_limit)
+		make_room();
 	if (actor_activity != sau_log_activity || n_rows == 0)
 		refresh_actor();
 
@@ -337,27 +352,41 @@ sau_log_end(void)
 
 /* ---- the way into the leaf ---- */
 
-/* Number the waiting rows in the order of their capture. */
+/* Number the rows in the order of their capture. */
 static void
 assign_ids(void)
 {
 	int64		next = 0;
 	int			left = 0;
 
-	for (int i = 0; i < n_rows; i++)
+	for (; n_numbered < n_rows; n_numbered++)
 	{
-		if (!rows[i].waiting || rows[i].has_id)
-			continue;
+		LogRow	   *row = &rows[n_numbered];
+
 		if (left == 0)
 		{
 			next = sau_registry_nextval("log_audit_id_seq");
 			left = IDS_PER_BLOCK;
 		}
-		memcpy(arena.data + rows[i].off + rows[i].hoff, &next, sizeof(next));
-		rows[i].has_id = true;
+		memcpy(arena.data + row->off + row->hoff, &next, sizeof(next));
 		next++;
 		left--;
 	}
+}
+
+/* Where the rows begin that the subtransaction at work captured, or inherited. */
+static int
+first_own(void)
+{
+	SubTransactionId sub = GetCurrentSubTransactionId();
+
+	if (own_sub != sub)
+	{
+		own_sub = sub;
+		for (own_first = n_rows; own_first > 0 && rows[own_first - 1].sub == sub; own_first--)
+			 /* outer ones' rows come before */ ;
+	}
+	return own_first;
 }
 
 /* Drop from the end of the buffer what is done with. */
@@ -367,6 +396,14 @@ trim(void)
 	while (n_rows > 0 && !rows[n_rows - 1].waiting &&
 		   rows[n_rows - 1].flushed_in == InvalidSubTransactionId)
 		n_rows--;
+	n_numbered = Min(n_numbered, n_rows);
+	own_first = Min(own_first, n_rows);
+	if (n_rows == 0)
+	{
+		any_lent = false;
+		rows_limit = MAX_ROWS;
+		bytes_limit = MAX_BYTES;
+	}
 	/* a subtransaction of image.c may end amid a row: its bytes stay where they are */
 	if (laying_down)
 		return;
@@ -384,26 +421,27 @@ trim(void)
 		arena.len = MAXALIGN(rows[n_rows - 1].off + rows[n_rows - 1].len);
 }
 
-/* What sau_log_flush() does where there are rows that wait. */
-void
-sau_log_flush_rows(void)
+/* Put waiting rows into the log, from one on. */
+static void
+flush_from(int begin)
 {
 	SubTransactionId sub;
+	int			n_max = Min(sau_log_waiting, n_rows - begin);
 	MemoryContext cxt = NULL;
 	MemoryContext old = CurrentMemoryContext;
 	SauLogTuple one;
 	SauLogTuple *tuples = &one;
 	bool		pushed = false;
 
-	if (flushing)
+	if (flushing || n_max == 0)
 		return;
 	flushing = true;
 	sub = GetCurrentSubTransactionId();
-	if (sau_log_waiting > 1 || !ActiveSnapshotSet())
+	if (n_max > 1 || !ActiveSnapshotSet())
 	{
 		cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit flush", ALLOCSET_DEFAULT_SIZES);
 		MemoryContextSwitchTo(cxt);
-		tuples = palloc(sau_log_waiting * sizeof(SauLogTuple));
+		tuples = palloc(n_max * sizeof(SauLogTuple));
 	}
 	if (!ActiveSnapshotSet())
 	{
@@ -413,7 +451,7 @@ sau_log_flush_rows(void)
 	sau_append_reset();
 	assign_ids();
 
-	for (int i = 0; i < n_rows;)
+	for (int i = begin; i < n_rows;)
 	{
 		int			first = i;
 		int			n = 0;
@@ -443,12 +481,15 @@ sau_log_flush_rows(void)
 			if (!rows[j].waiting)
 				continue;
 			rows[j].waiting = false;
+			sau_log_waiting--;
+			waiting_bytes -= rows[j].len;
 			if (rows[j].sub != sub)
+			{
 				rows[j].flushed_in = sub;
+				any_lent = true;
+			}
 		}
 	}
-	sau_log_waiting = 0;
-	waiting_bytes = 0;
 	trim();
 	if (pushed)
 		PopActiveSnapshot();
@@ -456,6 +497,23 @@ sau_log_flush_rows(void)
 	if (cxt)
 		MemoryContextDelete(cxt);
 	flushing = false;
+}
+
+/* What sau_log_flush() does where there are rows that wait. */
+void
+sau_log_flush_rows(void)
+{
+	flush_from(0);
+}
+
+/* Many rows wait: write those of the subtransaction at work, and let it have as many again. */
+static void
+make_room(void)
+{
+	flush_from(first_own());
+	rows_limit = sau_log_waiting + MAX_ROWS;
+	bytes_limit = waiting_bytes + MAX_BYTES;
+	limit_sub = GetCurrentSubTransactionId();
 }
 
 /* ---- statements and transactions ---- */
@@ -483,7 +541,8 @@ sau_log_statement_serial(void)
 /*
  * A statement ends without an error: what it captured goes into the log, unless an
  * outer one still gathers, or the transaction goes on; the end of either, a reader, or
- * the number of rows will take them all together.
+ * the number of rows will take them all together.  What waits from outside the
+ * subtransaction at work waits for its end, which may be an abort.
  */
 void
 sau_log_statement_flush(void)
@@ -498,11 +557,11 @@ sau_log_statement_flush(void)
 	if (sau_log_waiting < DEFER_ROWS && GetCurrentTransactionNestLevel() == 1 &&
 		(statement_depth > 1 || IsTransactionBlock()))
 		return;
-	for (int i = 0; i < n_rows; i++)
+	for (int i = first_own(); i < n_rows; i++)
 		if (rows[i].waiting)
 		{
 			if (rows[i].depth >= statement_depth)
-				sau_log_flush();
+				flush_from(i);
 			return;
 		}
 }
@@ -523,6 +582,7 @@ void
 sau_log_xact_end(void)
 {
 	sau_log_activity++;
+	own_sub = InvalidSubTransactionId;
 	/* nothing was captured: most transactions */
 	if (n_rows == 0 && !laying_down && !flushing)
 		return;
@@ -548,9 +608,14 @@ sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId paren
 	}
 	if (n_rows == 0)
 		return;
+	if (limit_sub == sub)
+	{
+		rows_limit = MAX_ROWS;
+		bytes_limit = MAX_BYTES;
+	}
 	if (committed)
 	{
-		for (int i = n_rows - 1; i >= 0; i--)
+		for (int i = n_rows - 1; i >= 0 && (any_lent || rows[i].sub == sub); i--)
 		{
 			if (rows[i].sub == sub)
 				rows[i].sub = parent;
@@ -561,22 +626,22 @@ sau_log_subxact_end(bool committed, SubTransactionId sub, SubTransactionId paren
 	else
 	{
 		while (n_rows > 0 && rows[n_rows - 1].sub >= sub)
-			n_rows--;
-		sau_log_waiting = 0;
-		waiting_bytes = 0;
-		for (int i = 0; i < n_rows; i++)
 		{
+			n_rows--;
+			if (rows[n_rows].waiting)
+			{
+				sau_log_waiting--;
+				waiting_bytes -= rows[n_rows].len;
+			}
+		}
+		for (int i = 0; i < n_rows && any_lent; i++)
 			if (rows[i].flushed_in != InvalidSubTransactionId && rows[i].flushed_in >= sub)
 			{
 				rows[i].flushed_in = InvalidSubTransactionId;
 				rows[i].waiting = true;
-			}
-			if (rows[i].waiting)
-			{
 				sau_log_waiting++;
 				waiting_bytes += rows[i].len;
 			}
-		}
 	}
 	trim();
 }

@@ -106,6 +106,71 @@ INSERT INTO a VALUES (6, 'x');
 SELECT count(*), max(seen()) FROM a;
 COMMIT;
 SELECT t.changes();
+-- rows of an outer transaction are not written by each inner one that aborts
+CREATE TABLE many (id int PRIMARY KEY, v text);
+SELECT softaudit.enable('many', soft_delete => false);
+\set ECHO none
+CREATE FUNCTION log_size() RETURNS bigint LANGUAGE sql AS $$
+    SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree('softaudit.log') WHERE isleaf
+$$;
+\set ECHO queries
+SELECT set_config('t.size', log_size()::text, false) \g /dev/null
+DO $$ BEGIN
+    FOR i IN 1 .. 480 LOOP INSERT INTO s39.many VALUES (i, repeat('x', 200)); END LOOP;
+    FOR i IN 1 .. 500 LOOP
+        BEGIN
+            INSERT INTO s39.many VALUES (1000 + i, 'y');
+            RAISE EXCEPTION 'no';
+        EXCEPTION WHEN raise_exception THEN NULL;
+        END;
+    END LOOP;
+END $$;
+SELECT log_size() - current_setting('t.size')::bigint < 1000000 AS is_small;
+SELECT count(*), count(DISTINCT audit_id) FROM softaudit.changes WHERE schema_name = 's39' AND table_name = 'many';
+-- nor by each that captures many itself
+SELECT set_config('t.size', log_size()::text, false) \g /dev/null
+CREATE FUNCTION fill_and_fail() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1 .. 100 LOOP
+        BEGIN
+            INSERT INTO s39.many SELECT 20000 + k, 'z' FROM generate_series(1, 30) k;
+            RAISE EXCEPTION 'no';
+        EXCEPTION WHEN raise_exception THEN NULL;
+        END;
+    END LOOP;
+    INSERT INTO s39.many VALUES (20000, 'z');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER fill_and_fail AFTER INSERT ON many FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION fill_and_fail();
+INSERT INTO many SELECT 10000 + i, repeat('x', 200) FROM generate_series(1, 990) i;
+DROP TRIGGER fill_and_fail ON many;
+SELECT log_size() - current_setting('t.size')::bigint < 2000000 AS is_small;
+SELECT count(*), count(DISTINCT audit_id) FROM softaudit.changes WHERE schema_name = 's39' AND table_name = 'many';
+SELECT t.skip();
+-- and their ids are in the order of the changes, whoever is written first
+DO $$ BEGIN
+    INSERT INTO s39.a VALUES (100, 'outer');
+    BEGIN
+        UPDATE s39.a SET v = 'inner' WHERE id = 100;
+        BEGIN
+            UPDATE s39.a SET v = 'innermost, undone' WHERE id = 100;
+            RAISE EXCEPTION 'no';
+        EXCEPTION WHEN raise_exception THEN NULL;
+        END;
+        UPDATE s39.a SET v = 'inner again' WHERE id = 100;
+    EXCEPTION WHEN raise_exception THEN NULL;
+    END;
+    UPDATE s39.a SET v = 'outer again' WHERE id = 100;
+    BEGIN
+        UPDATE s39.a SET v = 'undone' WHERE id = 100;
+        -- a reader, for whom the outer ones' rows are written in what is undone
+        RAISE WARNING 'seen: %', (SELECT count(*) FROM softaudit.history('s39.a', 100));
+        RAISE EXCEPTION 'no';
+    EXCEPTION WHEN raise_exception THEN NULL;
+    END;
+    DELETE FROM s39.a WHERE id = 100;
+END $$;
+SELECT t.changes();
 \set ECHO none
 SET client_min_messages = error;
 DROP SCHEMA s39 CASCADE;
