@@ -11,7 +11,7 @@
  * on, and only those.
  *
  * What to_jsonb() refuses must not stop the write, so a codec that may meet such a
- * value runs in a subtransaction ("guarded"), and a stand-in takes the value's place.
+ * value is guarded (guard.c), and a stand-in takes the value's place.
  *
  * Mirrored here: jsonb_categorize_type() and datum_to_jsonb() in jsonb.c,
  * convertJsonbScalar() in jsonb_util.c, make_result() in numeric.c,
@@ -20,7 +20,6 @@
 #include "postgres.h"
 
 #include "access/detoast.h"
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
@@ -43,7 +42,6 @@
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -490,6 +488,37 @@ type_name(Oid typid)
 	return name;
 }
 
+/* Put a stand-in; a value that there is none of has neither size nor digest. */
+static JEntry
+put_standin(SauBuf *out, SauCodec *codec, Size len, const char *digest)
+{
+	SauJsonbState state = {0};
+	JsonbValue	v;
+	Jsonb	   *object;
+
+	sau_compat_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+	push_text(&state, WJB_KEY, "$softaudit");
+	push_text(&state, WJB_VALUE, "unrepresentable");
+	push_text(&state, WJB_KEY, "type");
+	push_text(&state, WJB_VALUE, type_name(codec->atttypid));
+	push_text(&state, WJB_KEY, "bytes");
+	v.type = jbvNull;
+	if (digest)
+	{
+		v.type = jbvNumeric;
+		v.val.numeric = int64_to_numeric(len);
+	}
+	sau_compat_push_jsonb(&state, WJB_VALUE, &v);
+	push_text(&state, WJB_KEY, "sha256");
+	if (digest)
+		push_text(&state, WJB_VALUE, digest);
+	else
+		sau_compat_push_jsonb(&state, WJB_VALUE, &v);
+	sau_compat_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	object = JsonbValueToJsonb(state.result);
+	return put_jsonb(out, VARDATA(object), VARSIZE(object) - VARHDRSZ);
+}
+
 /* The stand-in for a value that JSONB cannot hold: its type, size and digest. */
 JEntry
 sau_codec_put_standin(SauBuf *out, SauCodec *codec, Datum value)
@@ -500,9 +529,6 @@ sau_codec_put_standin(SauBuf *out, SauCodec *codec, Datum value)
 	uint8		digest[PG_SHA256_DIGEST_LENGTH];
 	char		hex[2 * PG_SHA256_DIGEST_LENGTH + 1];
 	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
-	SauJsonbState state = {0};
-	JsonbValue	v;
-	Jsonb	   *object;
 	JEntry		entry;
 
 	if (codec->typlen == -1)
@@ -527,21 +553,7 @@ sau_codec_put_standin(SauBuf *out, SauCodec *codec, Datum value)
 		elog(ERROR, "could not compute a SHA-256 digest");
 	pg_cryptohash_free(ctx);
 	hex_of(digest, sizeof(digest), hex);
-
-	sau_compat_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
-	push_text(&state, WJB_KEY, "$softaudit");
-	push_text(&state, WJB_VALUE, "unrepresentable");
-	push_text(&state, WJB_KEY, "type");
-	push_text(&state, WJB_VALUE, type_name(codec->atttypid));
-	push_text(&state, WJB_KEY, "bytes");
-	v.type = jbvNumeric;
-	v.val.numeric = int64_to_numeric(len);
-	sau_compat_push_jsonb(&state, WJB_VALUE, &v);
-	push_text(&state, WJB_KEY, "sha256");
-	push_text(&state, WJB_VALUE, hex);
-	sau_compat_push_jsonb(&state, WJB_END_OBJECT, NULL);
-	object = JsonbValueToJsonb(state.result);
-	entry = put_jsonb(out, VARDATA(object), VARSIZE(object) - VARHDRSZ);
+	entry = put_standin(out, codec, len, hex);
 	if (flat != value)
 		pfree(DatumGetPointer(flat));
 	return entry;
@@ -594,87 +606,60 @@ json_looks_risky(const char *s, Size len)
 	return false;
 }
 
-/*
- * Errors that are not the value's fault go on to the user.  An allocation that is too
- * large is an internal error to PostgreSQL, and a large value's own fault.
- */
-static bool
-is_value_error(int sqlerrcode, bool is_big)
+/* A value whose output may raise, and what came of it. */
+typedef struct Output
 {
-	int			class = ERRCODE_TO_CATEGORY(sqlerrcode);
+	SauBuf	   *out;
+	SauCodec   *codec;
+	Datum		value;
+	JEntry		entry;
+} Output;
 
-	return class != ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) &&
-		class != ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) &&
-		class != ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) &&
-		class != ERRCODE_TO_CATEGORY(ERRCODE_TRANSACTION_ROLLBACK) &&
-		(is_big || class != ERRCODE_TO_CATEGORY(ERRCODE_INTERNAL_ERROR));
+static void
+put_whole_output(void *arg)
+{
+	Output	   *o = arg;
+	int			level = sau_pins_set(o->codec->pins);
+
+	if (o->codec->kind == SAU_CODEC_OUTPUT)
+	{
+		char	   *text = OutputFunctionCall(&o->codec->fn, o->value);
+
+		sau_pins_reset(level);
+		if (strlen(text) > JENTRY_OFFLENMASK)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("string too long to represent as jsonb string")));
+		o->entry = put_string(o->out, text, strlen(text));
+		pfree(text);
+	}
+	else
+	{
+		Datum		jsonb = FunctionCall1(&o->codec->fn, o->value);
+
+		sau_pins_reset(level);
+		o->entry = put_jsonb_datum(o->out, jsonb);
+	}
 }
 
-/*
- * Call to_jsonb() in a subtransaction, and put the stand-in where it raises.
- */
+/* May a value's size alone make its output fail? */
+static inline bool
+is_big(const SauCodec *codec, Datum value)
+{
+	return codec->typlen == -1 && toast_raw_datum_size(value) > GUARD_SIZE;
+}
+
+/* Put a value's output, or the stand-in where it raises. */
 static JEntry
 put_guarded(SauBuf *out, SauCodec *codec, Datum value)
 {
-	MemoryContext oldcxt = CurrentMemoryContext;
-	ResourceOwner oldowner = CurrentResourceOwner;
 	Size		before = out->len;
-	bool		is_big = codec->typlen == -1 && toast_raw_datum_size(value) > GUARD_SIZE;
-	volatile JEntry entry = 0;
-	volatile bool refused = false;
+	Output		output = {out, codec, value};
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(oldcxt);
-	PG_TRY();
-	{
-		int			level = sau_pins_set(codec->pins);
-
-		if (codec->kind == SAU_CODEC_OUTPUT)
-		{
-			char	   *text = OutputFunctionCall(&codec->fn, value);
-
-			sau_pins_reset(level);
-			if (strlen(text) > JENTRY_OFFLENMASK)
-				ereport(ERROR,
-						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						 errmsg("string too long to represent as jsonb string")));
-			entry = put_string(out, text, strlen(text));
-			pfree(text);
-		}
-		else
-		{
-			Datum		jsonb = FunctionCall1(&codec->fn, value);
-
-			sau_pins_reset(level);
-			entry = put_jsonb_datum(out, jsonb);
-		}
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(oldcxt);
-		CurrentResourceOwner = oldowner;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		MemoryContextSwitchTo(oldcxt);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(oldcxt);
-		CurrentResourceOwner = oldowner;
-		/* out of the subtransaction, whose end nobody above would see to */
-		if (!is_value_error(edata->sqlerrcode, is_big))
-			ReThrowError(edata);
-		FreeErrorData(edata);
-		refused = true;
-	}
-	PG_END_TRY();
-	if (refused)
-	{
-		out->len = before;
-		return sau_codec_put_standin(out, codec, value);
-	}
-	return entry;
+	if (sau_guard_run(put_whole_output, &output, is_big(codec, value)))
+		return output.entry;
+	out->len = before;
+	return sau_codec_put_standin(out, codec, value);
 }
 
 static JEntry
@@ -743,7 +728,7 @@ put_output(SauBuf *out, SauCodec *codec, Datum value)
 	Size		len;
 	JEntry		entry;
 
-	if (codec->typlen == -1 && toast_raw_datum_size(value) > GUARD_SIZE)
+	if (is_big(codec, value))
 		return put_guarded(out, codec, value);
 	text = OutputFunctionCall(&codec->fn, value);
 	len = strlen(text);
@@ -799,8 +784,7 @@ put_value(SauBuf *out, SauCodec *codec, Datum value)
 				return put_jsonb_datum(out, FunctionCall1(&codec->fn, PointerGetDatum(v)));
 			}
 		case SAU_CODEC_TO_JSONB:
-			if (codec->guarded ||
-				(codec->typlen == -1 && toast_raw_datum_size(value) > GUARD_SIZE))
+			if (codec->guarded || is_big(codec, value))
 				return put_guarded(out, codec, value);
 			return put_jsonb_datum(out, FunctionCall1(&codec->fn, value));
 	}
@@ -851,6 +835,16 @@ sau_codec_put(SauBuf *out, SauCodec *codec, Datum value)
 	JEntry		entry = put_value(out, codec, value);
 
 	return unlikely(codec->redact) ? digest_value(out, before, entry) : entry;
+}
+
+/* The same for a value that cannot be computed. */
+JEntry
+sau_codec_put_uncomputed(SauBuf *out, SauCodec *codec)
+{
+	Size		before = out->len;
+	JEntry		entry = put_standin(out, codec, 0, NULL);
+
+	return codec->redact ? digest_value(out, before, entry) : entry;
 }
 
 PG_FUNCTION_INFO_V1(softaudit_redacted);

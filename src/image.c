@@ -18,6 +18,7 @@
 #include "catalog/pg_index.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
+#include "optimizer/clauses.h"
 #include "optimizer/optimizer.h"
 #include "port/pg_bitutils.h"
 #include "rewrite/rewriteHandler.h"
@@ -180,14 +181,16 @@ static void
 prepare_virtual(SauImage *image, SauCodec *codec, Relation relation, MemoryContext cxt)
 {
 	MemoryContext old = MemoryContextSwitchTo(cxt);
+	Expr	   *expr = expression_planner((Expr *) build_generation_expression(relation, codec->attno));
 
 	if (image->virtuals == NULL)
 	{
 		image->virtuals = palloc0(image->natts * sizeof(SauCodec *));
 		image->econtext = CreateStandaloneExprContext();
 	}
-	codec->expr = ExecInitExpr(expression_planner((Expr *) build_generation_expression(relation, codec->attno)),
-							   NULL);
+	codec->expr = ExecInitExpr(expr, NULL);
+	/* a leakproof function raises for no argument */
+	codec->may_raise = contain_leaked_vars((Node *) expr);
 	image->virtuals[codec->attno - 1] = codec;
 	MemoryContextSwitchTo(old);
 }
@@ -256,17 +259,51 @@ image_of(SauRel *rel, Relation relation)
 
 /* ---- writing rows ---- */
 
-/* A column's value, computed if it is a virtual generated column. */
-static inline Datum
-value_of(SauImage *image, TupleTableSlot *slot, int att, bool *isnull)
+/* A virtual generated column to be computed. */
+typedef struct Computation
+{
+	ExprState  *expr;
+	ExprContext *econtext;
+	Datum		value;
+	bool		isnull;
+} Computation;
+
+static void
+compute(void *arg)
+{
+	Computation *c = arg;
+
+	c->value = ExecEvalExprSwitchContext(c->expr, c->econtext, &c->isnull);
+}
+
+/*
+ * Compute a virtual generated column; false if its expression raises.  PostgreSQL accepts
+ * such a row, since it computes the column for those alone that read it.
+ */
+static pg_noinline bool
+compute_virtual(SauImage *image, TupleTableSlot *slot, const SauCodec *codec, Datum *value, bool *isnull)
+{
+	Computation c = {codec->expr, image->econtext};
+
+	image->econtext->ecxt_scantuple = slot;
+	if (!codec->may_raise)
+		compute(&c);
+	else if (!sau_guard_run(compute, &c, false))
+		return false;
+	*value = c.value;
+	*isnull = c.isnull;
+	return true;
+}
+
+/* A column's value; false if it is a virtual generated column that cannot be computed. */
+static inline bool
+value_of(SauImage *image, TupleTableSlot *slot, int att, Datum *value, bool *isnull)
 {
 	if (unlikely(image->virtuals && image->virtuals[att]))
-	{
-		image->econtext->ecxt_scantuple = slot;
-		return ExecEvalExprSwitchContext(image->virtuals[att]->expr, image->econtext, isnull);
-	}
+		return compute_virtual(image, slot, image->virtuals[att], value, isnull);
 	*isnull = slot->tts_isnull[att];
-	return slot->tts_values[att];
+	*value = slot->tts_values[att];
+	return true;
 }
 
 /*
@@ -300,11 +337,13 @@ put_object(SauImage *image, const int *cols, int n, const char *head, Size head_
 	{
 		SauCodec	   *codec = &image->codecs[cols[i]];
 		bool		isnull;
-		Datum		value = value_of(image, slot, codec->attno - 1, &isnull);
+		Datum		value;
 		JEntry		entry;
 		Size		before = out->len;
 
-		if (isnull)
+		if (unlikely(!value_of(image, slot, codec->attno - 1, &value, &isnull)))
+			entry = sau_codec_put_uncomputed(out, codec);
+		else if (isnull)
 			entry = JENTRY_ISNULL;
 		else if (unlikely(standin && standin[i]))
 			entry = sau_codec_put_standin(out, codec, value);
@@ -594,15 +633,18 @@ same_varlena(Datum a, Datum b)
 	return same;
 }
 
-/* Are a column's values in two versions of a row the same? */
+/* Are a column's values in two versions of a row the same?  Not if one cannot be computed. */
 static bool
 same_value(SauImage *image, Form_pg_attribute att, TupleTableSlot *oldslot, TupleTableSlot *newslot)
 {
 	bool		oldnull;
 	bool		newnull;
-	Datum		a = value_of(image, oldslot, att->attnum - 1, &oldnull);
-	Datum		b = value_of(image, newslot, att->attnum - 1, &newnull);
+	Datum		a;
+	Datum		b;
 
+	if (!value_of(image, oldslot, att->attnum - 1, &a, &oldnull) ||
+		!value_of(image, newslot, att->attnum - 1, &b, &newnull))
+		return false;
 	if (oldnull || newnull)
 		return oldnull == newnull;
 	if (att->attbyval)

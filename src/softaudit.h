@@ -3,7 +3,7 @@
  *		The map of the module: what each file offers to the files above it.
  *
  * Calls go down only.  The floors, lowest first:
- *	 0 softaudit.h, compat.h, buf, extend	1 guc	2 registry, pins	3 actor, owner, codec, partition, marker
+ *	 0 softaudit.h, compat.h, buf, extend, guard	1 guc	2 registry, pins	3 actor, owner, codec, partition, marker
  *	 4 image, append, lifecycle	5 log, key, mark, exempt, shown, keyquery	6 capture, history, ddl, setup, filter, fkey, worker	7 module
  */
 #ifndef SOFTAUDIT_H
@@ -148,6 +148,9 @@ sau_buf_align4(SauBuf *buf)
 		buf->data[buf->len++] = 0;
 }
 
+/* guard.c: what may raise, run so that the write goes on */
+extern bool sau_guard_run(void (*function) (void *), void *arg, bool is_big);
+
 /* guc.c: settings */
 extern char *sau_guc_actor_setting;
 extern char *sau_guc_context;
@@ -277,11 +280,13 @@ typedef struct SauCodec
 	char	   *name;
 	FmgrInfo	fn;
 	ExprState  *expr;			/* of a virtual generated column */
+	bool		may_raise;		/* for some rows */
 } SauCodec;
 
 extern void sau_codec_choose(SauCodec *codec, MemoryContext cxt);
 extern JEntry sau_codec_put(SauBuf *out, SauCodec *codec, Datum value);
 extern JEntry sau_codec_put_standin(SauBuf *out, SauCodec *codec, Datum value);
+extern JEntry sau_codec_put_uncomputed(SauBuf *out, SauCodec *codec);
 extern bool sau_codec_whole_number(const char *num, Size len, uint64 *result);
 
 /* image.c: tuple to JSONB */

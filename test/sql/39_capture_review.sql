@@ -171,6 +171,36 @@ DO $$ BEGIN
     DELETE FROM s39.a WHERE id = 100;
 END $$;
 SELECT t.changes();
+-- virtual generated columns that cannot be computed, where the server has them
+\set ECHO none
+SELECT current_setting('server_version_num')::integer >= 180000 AS has_virtual \gset
+\if :has_virtual
+SET client_min_messages = warning;
+CREATE TABLE virtual (id int PRIMARY KEY, a int, v text, up text GENERATED ALWAYS AS (upper(v)) VIRTUAL, b int GENERATED ALWAYS AS (1 / a) VIRTUAL);
+SELECT softaudit.enable('virtual', soft_delete => false) \g /dev/null
+INSERT INTO virtual VALUES (1, 0, 'x'), (2, 1, 'y');
+UPDATE virtual SET v = 'z';
+SELECT softaudit.enable('virtual', images => 'changes', ignore => '{v,up}', redact => '{up}') \g /dev/null
+UPDATE virtual SET v = 'w';
+DELETE FROM virtual WHERE id = 1;
+BEGIN;
+INSERT INTO virtual VALUES (3, 0, 'x');
+COMMIT;
+SELECT format('wrong: %s, not %s', logged.line, expected.line)
+  FROM (SELECT n, regexp_replace(replace(line, '{"type": "integer", "bytes": null, "sha256": null, "$softaudit": "unrepresentable"}', 'none'), 'hmac[^"]*', 'hmac', 'g')
+          FROM t.changes() WITH ORDINALITY c (line, n)) logged (n, line)
+  FULL JOIN (VALUES
+    (1, 'INSERT virtual {"id": 1} : - -> {"a": 0, "b": none, "v": "x", "id": 1, "up": "X"}'),
+    (2, 'INSERT virtual {"id": 2} : - -> {"a": 1, "b": 1, "v": "y", "id": 2, "up": "Y"}'),
+    (3, 'UPDATE virtual {"id": 1} : {"a": 0, "b": none, "v": "x", "id": 1, "up": "X"} -> {"a": 0, "b": none, "v": "z", "id": 1, "up": "Z"}'),
+    (4, 'UPDATE virtual {"id": 2} : {"a": 1, "b": 1, "v": "y", "id": 2, "up": "Y"} -> {"a": 1, "b": 1, "v": "z", "id": 2, "up": "Z"}'),
+    (5, 'UPDATE virtual {"id": 1} : {"b": none, "v": "z", "id": 1, "up": "hmac"} -> {"b": none, "v": "w", "id": 1, "up": "hmac"}'),
+    (6, 'DELETE virtual {"id": 1} : {"a": 0, "b": none, "v": "w", "id": 1, "up": "hmac"} -> -'),
+    (7, 'INSERT virtual {"id": 3} : - -> {"a": 0, "b": none, "v": "x", "id": 3, "up": "hmac"}')) expected (n, line) USING (n)
+ WHERE logged.line IS DISTINCT FROM expected.line ORDER BY n;
+RESET client_min_messages;
+\endif
+\set ECHO queries
 \set ECHO none
 SET client_min_messages = error;
 DROP SCHEMA s39 CASCADE;
