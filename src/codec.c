@@ -45,8 +45,13 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-/* Longer values may make to_jsonb() fail for their size alone. */
-#define GUARD_SIZE		(32 * 1024 * 1024)
+/*
+ * Longer values may make to_jsonb() fail for their size alone: it takes arrays of 2^24 elements,
+ * and a NULL of an array takes a bit.  A numeric of a few bytes may have a text of 147,457
+ * characters, so what shows numerics within a text may fail from much less on.
+ */
+#define GUARD_SIZE			(2 * 1024 * 1024)
+#define GUARD_SIZE_NUMERICS	(4 * 1024)
 
 static uint8 secret[PG_SHA256_DIGEST_LENGTH];
 static Oid	secret_relid = InvalidOid;	/* where it was read from */
@@ -80,6 +85,20 @@ may_refuse(Oid typid)
 	if (typid < FirstNormalObjectId)
 		return false;
 	return get_typtype(typid) != TYPTYPE_ENUM || has_json_cast(typid);
+}
+
+/* From what size on a value of this type may be too large for its image. */
+static Size
+guard_size(Oid typid)
+{
+	Oid			elem;
+
+	typid = getBaseType(typid);
+	elem = get_element_type(typid);
+	if (OidIsValid(elem))
+		return guard_size(elem);
+	return typid == NUMRANGEOID || typid == NUMMULTIRANGEOID || typid == JSONPATHOID ?
+		GUARD_SIZE_NUMERICS : GUARD_SIZE;
 }
 
 static void
@@ -168,6 +187,7 @@ sau_codec_choose(SauCodec *codec, MemoryContext cxt)
 		case JSONOID:
 			use_to_jsonb(codec, cxt);
 			codec->kind = SAU_CODEC_JSON;
+			codec->guard_size = GUARD_SIZE;
 			return;
 		default:
 			break;
@@ -175,6 +195,7 @@ sau_codec_choose(SauCodec *codec, MemoryContext cxt)
 
 	codec->pins = sau_pins_of(typid);
 	codec->guarded = may_refuse(typid);
+	codec->guard_size = guard_size(typid);
 	if (OidIsValid(get_element_type(typid)) || typid == ANYARRAYOID ||
 		typid == RECORDARRAYOID || type_is_rowtype(typid) || has_json_cast(typid))
 		use_to_jsonb(codec, cxt);
@@ -646,7 +667,7 @@ put_whole_output(void *arg)
 static inline bool
 is_big(const SauCodec *codec, Datum value)
 {
-	return codec->typlen == -1 && toast_raw_datum_size(value) > GUARD_SIZE;
+	return codec->typlen == -1 && toast_raw_datum_size(value) > codec->guard_size;
 }
 
 /* Put a value's output, or the stand-in where it raises. */

@@ -273,6 +273,7 @@ typedef struct SauCodec
 	bool		redact;
 	bool		is_virtual;
 	int			pins;
+	Size		guard_size;		/* larger values may be refused for their size */
 	int16		typlen;
 	bool		typbyval;
 	Oid			atttypid;

@@ -171,6 +171,13 @@ DO $$ BEGIN
     DELETE FROM s39.a WHERE id = 100;
 END $$;
 SELECT t.changes();
+-- small values whose image would be too large
+CREATE TABLE wide (id int PRIMARY KEY, ranges numrange[], nothing int[]);
+SELECT softaudit.enable('wide', soft_delete => false);
+INSERT INTO wide SELECT 1, array_agg(numrange(2 * i * x, (2 * i + 1) * x)) FROM (SELECT 10::numeric ^ 131000 x) n, generate_series(1, 1100) i;
+INSERT INTO wide VALUES (2, NULL, array_fill(NULL::int, '{17000000}'));
+INSERT INTO wide VALUES (3, '{"[1,2)"}', '{1,NULL}');
+SELECT regexp_replace(t.changes(), '"sha256": "[0-9a-f]{64}"', '"sha256": "..."');
 -- virtual generated columns that cannot be computed, where the server has them
 \set ECHO none
 SELECT current_setting('server_version_num')::integer >= 180000 AS has_virtual \gset
