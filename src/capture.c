@@ -35,6 +35,15 @@ typedef struct Move
 	HeapTuple	tuple;
 } Move;
 
+/* Where a moved row was, when its old image is not to be had from where it went. */
+typedef struct Source
+{
+	SauRel	   *rel;
+	Relation	relation;
+	TupleTableSlot *slot;
+	const AttrMap *map;			/* from the target's columns to those here; NULL: the same */
+} Source;
+
 /* A relation that a TRUNCATE emptied. */
 typedef struct Truncated
 {
@@ -67,13 +76,36 @@ put_key(SauRel *rel, Relation relation, TupleTableSlot *slot, SauBuf *buf, int a
 	sau_log_field_end(attno);
 }
 
+/* The old image of a moved row, by the description of where it was. */
+static void
+put_source_image(const Source *source, const bool *wanted, int natts, SauBuf *buf, int attno)
+{
+	bool	   *own = NULL;
+
+	if (wanted)
+	{
+		own = palloc0(RelationGetNumberOfAttributes(source->relation) * sizeof(bool));
+		for (int i = 0; i < natts; i++)
+		{
+			int			att = source->map ? source->map->attnums[i] : i + 1;
+
+			if (att > 0)
+				own[att - 1] = wanted[i];
+		}
+	}
+	put_image(source->rel, source->relation, source->slot, own, buf, attno);
+	if (own)
+		pfree(own);
+}
+
 /*
  * Log one change of a row: either slot may be NULL.  The row's key is told by its
- * images where they hold it, else by columns of its own.
+ * images where they hold it, else by columns of its own.  "source" is NULL unless the
+ * old image is its.
  */
 static void
 log_change(SauRel *rel, Relation relation, SauOperation op, TupleTableSlot *oldslot,
-		   TupleTableSlot *newslot, const bool *wanted, bool key_changed)
+		   TupleTableSlot *newslot, const bool *wanted, bool key_changed, const Source *source)
 {
 	TupleTableSlot *slot = newslot ? newslot : oldslot;
 	bool		has_key = sau_image_has_key(rel, relation);
@@ -84,7 +116,9 @@ log_change(SauRel *rel, Relation relation, SauOperation op, TupleTableSlot *olds
 	sau_log_ref(SAU_LOG_ROW_REF, sau_image_slot_ref(rel, relation, slot, buf));
 	if (newslot)
 		put_image(rel, relation, newslot, wanted, buf, SAU_LOG_NEW_DATA);
-	if (oldslot && has_image)
+	if (unlikely(source != NULL))
+		put_source_image(source, wanted, RelationGetNumberOfAttributes(relation), buf, SAU_LOG_OLD_DATA);
+	else if (oldslot && has_image)
 		put_image(rel, relation, oldslot, wanted, buf, SAU_LOG_OLD_DATA);
 	if (says_key)
 		put_key(rel, relation, slot, buf, SAU_LOG_ROW_KEY);
@@ -100,13 +134,13 @@ log_change(SauRel *rel, Relation relation, SauOperation op, TupleTableSlot *olds
 static void
 log_insert(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
-	log_change(rel, relation, SAU_INSERT, NULL, slot, NULL, false);
+	log_change(rel, relation, SAU_INSERT, NULL, slot, NULL, false, NULL);
 }
 
 static void
 log_delete(SauRel *rel, Relation relation, TupleTableSlot *slot)
 {
-	log_change(rel, relation, sau_lifecycle_removal(rel->table_id), slot, NULL, NULL, false);
+	log_change(rel, relation, sau_lifecycle_removal(rel->table_id), slot, NULL, NULL, false, NULL);
 }
 
 /* What an UPDATE is: one that sets or clears the marker of a soft-deleted table has a name of its own. */
@@ -133,7 +167,7 @@ update_operation(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleT
 }
 
 static void
-log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot)
+log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSlot *newslot, const Source *source)
 {
 	SauOperation op = update_operation(rel, relation, oldslot, newslot);
 	bool		has_key = sau_image_has_key(rel, relation);
@@ -149,6 +183,9 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 
 		wanted = natts > (int) lengthof(few) ? palloc(natts * sizeof(bool)) : few;
 		sau_image_compare(rel, relation, oldslot, newslot, wanted);
+		/* two expressions may have made them */
+		for (int i = 0; i < natts && source; i++)
+			wanted[i] = wanted[i] || sau_compat_is_virtual(TupleDescAttr(RelationGetDescr(relation), i));
 		for (int i = 0; i < natts && !relevant; i++)
 			relevant = wanted[i] && !(i < rel->natts && (rel->column_flags[i] & SAU_COLUMN_IGNORE));
 		if (!relevant)
@@ -163,7 +200,7 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 		for (int i = 0; i < natts; i++)
 			wanted[i] = wanted[i] || key_columns[i];
 	}
-	log_change(rel, relation, op, oldslot, newslot, wanted, key_changed);
+	log_change(rel, relation, op, oldslot, newslot, wanted, key_changed, source);
 }
 
 /* ---- rows that move between partitions ---- */
@@ -227,10 +264,26 @@ log_arrival(Move *move, SauRel *rel, Relation relation, TupleTableSlot *newslot)
 	TupleConversionMap *map = convert_tuples_by_name(RelationGetDescr(source), RelationGetDescr(relation));
 	TupleTableSlot *oldslot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsHeapTuple);
 	HeapTuple	tuple = map ? execute_attr_map_tuple(move->tuple, map) : move->tuple;
+	Source		from = {NULL, source, NULL, map ? map->attrMap : NULL};
+	Trigger    *trigger;
 
+	/* each partition has expressions of its own */
+	if (unlikely(sau_compat_has_virtual(RelationGetDescr(source))) &&
+		(trigger = sau_registry_trigger(source)) != NULL)
+	{
+		from.rel = sau_registry_get(source, trigger);
+		sau_registry_hold(from.rel);
+		from.slot = MakeSingleTupleTableSlot(RelationGetDescr(source), &TTSOpsHeapTuple);
+		ExecStoreHeapTuple(move->tuple, from.slot, false);
+	}
 	ExecStoreHeapTuple(tuple, oldslot, false);
-	log_update(rel, relation, oldslot, newslot);
+	log_update(rel, relation, oldslot, newslot, from.rel ? &from : NULL);
 	ExecDropSingleTupleTableSlot(oldslot);
+	if (from.rel)
+	{
+		ExecDropSingleTupleTableSlot(from.slot);
+		sau_registry_release(from.rel);
+	}
 	table_close(source, AccessShareLock);
 	MemoryContextDelete(move->cxt);
 }
@@ -365,7 +418,7 @@ softaudit_capture(PG_FUNCTION_ARGS)
 			if (unlikely(moves && moves->depth == sau_log_depth()))
 				settle(take_move());
 			if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
-				log_update(rel, relation, data->tg_trigslot, data->tg_newslot);
+				log_update(rel, relation, data->tg_trigslot, data->tg_newslot, NULL);
 			else if (rel->partition_name &&
 					 HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
 				set_aside(rel, relation, data->tg_trigslot);

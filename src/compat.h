@@ -128,6 +128,16 @@ sau_compat_is_virtual(Form_pg_attribute att)
 #endif
 }
 
+static inline bool
+sau_compat_has_virtual(TupleDesc desc)
+{
+#if PG_VERSION_NUM >= 180000
+	return desc->constr && desc->constr->has_generated_virtual;
+#else
+	return false;
+#endif
+}
+
 /* 17 takes the lexer as caller's memory. */
 static inline JsonLexContext *
 sau_compat_json_lexer(char *json, int len)

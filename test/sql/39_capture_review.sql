@@ -193,6 +193,17 @@ DELETE FROM virtual WHERE id = 1;
 BEGIN;
 INSERT INTO virtual VALUES (3, 0, 'x');
 COMMIT;
+-- the old image of a row that moves is that of where it was
+CREATE TABLE parted (id int, k int, v int, b int GENERATED ALWAYS AS (v * 10) VIRTUAL, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+CREATE TABLE parted_2 (dropped int, b int GENERATED ALWAYS AS (v * 20) VIRTUAL, v int, k int NOT NULL, id int NOT NULL);
+ALTER TABLE parted_2 DROP COLUMN dropped;
+ALTER TABLE parted ATTACH PARTITION parted_2 FOR VALUES IN (2);
+SELECT softaudit.enable('parted', soft_delete => false) \g /dev/null
+INSERT INTO parted VALUES (1, 1, 7);
+UPDATE parted SET k = 2;
+SELECT softaudit.enable('parted', images => 'changes') \g /dev/null
+UPDATE parted SET k = 1;
 SELECT format('wrong: %s, not %s', logged.line, expected.line)
   FROM (SELECT n, regexp_replace(replace(line, '{"type": "integer", "bytes": null, "sha256": null, "$softaudit": "unrepresentable"}', 'none'), 'hmac[^"]*', 'hmac', 'g')
           FROM t.changes() WITH ORDINALITY c (line, n)) logged (n, line)
@@ -203,7 +214,10 @@ SELECT format('wrong: %s, not %s', logged.line, expected.line)
     (4, 'UPDATE virtual {"id": 2} : {"a": 1, "b": 1, "v": "y", "id": 2, "up": "Y"} -> {"a": 1, "b": 1, "v": "z", "id": 2, "up": "Z"}'),
     (5, 'UPDATE virtual {"id": 1} : {"b": none, "v": "z", "id": 1, "up": "hmac"} -> {"b": none, "v": "w", "id": 1, "up": "hmac"}'),
     (6, 'DELETE virtual {"id": 1} : {"a": 0, "b": none, "v": "w", "id": 1, "up": "hmac"} -> -'),
-    (7, 'INSERT virtual {"id": 3} : - -> {"a": 0, "b": none, "v": "x", "id": 3, "up": "hmac"}')) expected (n, line) USING (n)
+    (7, 'INSERT virtual {"id": 3} : - -> {"a": 0, "b": none, "v": "x", "id": 3, "up": "hmac"}'),
+    (8, 'INSERT parted {"k": 1, "id": 1} : - -> {"b": 70, "k": 1, "v": 7, "id": 1}'),
+    (9, 'UPDATE parted {"k": 2, "id": 1} : {"b": 70, "k": 1, "v": 7, "id": 1} -> {"b": 140, "k": 2, "v": 7, "id": 1}'),
+    (10, 'UPDATE parted {"k": 1, "id": 1} : {"b": 140, "k": 2, "id": 1} -> {"b": 70, "k": 1, "id": 1}')) expected (n, line) USING (n)
  WHERE logged.line IS DISTINCT FROM expected.line ORDER BY n;
 RESET client_min_messages;
 \endif
