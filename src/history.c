@@ -210,7 +210,9 @@ is_visible_now(SauRel *rel, Relation relation, TupleTableSlot *slot)
 		types[i] = getBaseType(TupleDescAttr(RelationGetDescr(relation), attnums[i] - 1)->atttypid);
 	operators = key_operators(relation, types, nkeys);
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "SELECT 1 FROM %s WHERE ",
+	/* a child by inheritance has rows, keys and policies of its own */
+	appendStringInfo(&sql, "SELECT 1 FROM %s%s WHERE ",
+					 relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ? "" : "ONLY ",
 					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
 												RelationGetRelationName(relation)));
 	for (int i = 0; i < nkeys; i++)
