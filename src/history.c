@@ -7,8 +7,10 @@
  * key index.  No plan is made over the log's partitions, which would cost more than
  * the reading.
  *
- * Who may see: whoever may SELECT all columns of the table.  Where row security
- * applies to him, the row must be visible to him now.  When in doubt, nothing.
+ * Who may see: whoever may SELECT all columns of the table.  Who may by grants on the
+ * columns alone sees of the images what they name now; a column that was dropped was
+ * never granted to him.  Where row security applies to him, the row must be visible to
+ * him now.  When in doubt, nothing.
  *
  * An UPDATE of the key ties two keys together.  From the key that was asked for, its
  * predecessors are followed back from the change on, its successors forward; under each,
@@ -134,18 +136,21 @@ typedef struct Reading
 	int			n;
 	int			cap;
 	HTAB	   *seen;			/* audit_id, so that a row is shown once */
+	TupleDesc	columns;		/* those that images are shown of; NULL for all they hold */
 } Reading;
 
 /* ---- who may see ---- */
 
-/* Raise unless the current user may SELECT every column. */
-static void
+/* Raise unless the current user may SELECT every column.  Is it by grants on the columns alone? */
+static bool
 check_select(Oid relid)
 {
-	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
-		pg_attribute_aclcheck_all(relid, GetUserId(), ACL_SELECT, ACLMASK_ALL) != ACLCHECK_OK)
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT) == ACLCHECK_OK)
+		return false;
+	if (pg_attribute_aclcheck_all(relid, GetUserId(), ACL_SELECT, ACLMASK_ALL) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, get_relkind_objtype(get_rel_relkind(relid)),
 					   get_rel_name(relid));
+	return true;
 }
 
 static char *
@@ -801,6 +806,48 @@ changed_columns(Jsonb *old_data, Jsonb *new_data)
 	return construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
 }
 
+static bool
+has_column(TupleDesc columns, const JsonbValue *name)
+{
+	for (int i = 0; i < columns->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(columns, i);
+
+		if (!att->attisdropped && strlen(NameStr(att->attname)) == name->val.string.len &&
+			memcmp(NameStr(att->attname), name->val.string.val, name->val.string.len) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* An image without what is no column of the table any more. */
+static Jsonb *
+image_of_columns(Jsonb *image, TupleDesc columns)
+{
+	SauJsonbState state = {0};
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	name;
+	JsonbValue	value;
+
+	if (image == NULL || columns == NULL)
+		return image;
+	it = JsonbIteratorInit(&image->root);
+	sau_compat_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+	while (JB_ROOT_IS_OBJECT(image) && (token = JsonbIteratorNext(&it, &name, true)) != WJB_DONE)
+	{
+		if (token != WJB_KEY)
+			continue;
+		JsonbIteratorNext(&it, &value, true);
+		if (!has_column(columns, &name))
+			continue;
+		sau_compat_push_jsonb(&state, WJB_KEY, &name);
+		sau_compat_push_jsonb(&state, WJB_VALUE, &value);
+	}
+	sau_compat_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
+}
+
 static void
 show_rows(FunctionCallInfo fcinfo, Reading *reading)
 {
@@ -828,8 +875,6 @@ show_rows(FunctionCallInfo fcinfo, Reading *reading)
 			{SAU_LOG_XID, CHANGES_XID},
 			{SAU_LOG_OPERATION, CHANGES_OPERATION},
 			{SAU_LOG_CHANGED_BY, CHANGES_CHANGED_BY},
-			{SAU_LOG_OLD_DATA, CHANGES_OLD_DATA},
-			{SAU_LOG_NEW_DATA, CHANGES_NEW_DATA},
 			{SAU_LOG_PARTITION_NAME, CHANGES_PARTITION_NAME}
 		};
 		HeapTuple	tuple = reading->found[i].tuple;
@@ -837,8 +882,8 @@ show_rows(FunctionCallInfo fcinfo, Reading *reading)
 		Datum		values[CHANGES_NATTS] = {0};
 		bool		nulls[CHANGES_NATTS] = {false};
 		MemoryContext old = MemoryContextSwitchTo(cxt);
-		Jsonb	   *old_data = get_jsonb(tuple, desc, SAU_LOG_OLD_DATA);
-		Jsonb	   *new_data = get_jsonb(tuple, desc, SAU_LOG_NEW_DATA);
+		Jsonb	   *old_data = image_of_columns(get_jsonb(tuple, desc, SAU_LOG_OLD_DATA), reading->columns);
+		Jsonb	   *new_data = image_of_columns(get_jsonb(tuple, desc, SAU_LOG_NEW_DATA), reading->columns);
 		Jsonb	   *key;
 		Jsonb	   *old_key;
 
@@ -847,6 +892,10 @@ show_rows(FunctionCallInfo fcinfo, Reading *reading)
 		values[CHANGES_ROW_KEY] = PointerGetDatum(key);
 		for (int j = 0; j < lengthof(map); j++)
 			values[map[j].to] = heap_getattr(tuple, map[j].from, desc, &nulls[map[j].to]);
+		nulls[CHANGES_OLD_DATA] = old_data == NULL;
+		values[CHANGES_OLD_DATA] = PointerGetDatum(old_data);
+		nulls[CHANGES_NEW_DATA] = new_data == NULL;
+		values[CHANGES_NEW_DATA] = PointerGetDatum(new_data);
 		values[CHANGES_SCHEMA_NAME] = DirectFunctionCall1(namein, CStringGetDatum(schema_name));
 		values[CHANGES_TABLE_NAME] = DirectFunctionCall1(namein, CStringGetDatum(table_name));
 		nulls[CHANGES_CHANGED_COLUMNS] = !(old_data && new_data);
@@ -891,6 +940,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 	TupleTableSlot *slot;
 	Jsonb	   *key;
 	Stretch		stretch = STRETCH_ALL;
+	bool		by_columns;
 	Reading		reading;
 
 	if (PG_ARGISNULL(0))
@@ -900,12 +950,12 @@ softaudit_history(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	relation = sau_key_open_table(PG_GETARG_OID(0));
 	/* Before anything is told of the table. */
-	check_select(RelationGetRelid(relation));
+	by_columns = check_select(RelationGetRelid(relation));
 	rel = sau_registry_describe(relation);
 	/* Reading a key and asking row security may run code that lets invalidation in. */
 	sau_registry_hold(rel);
-	if (rel->rootid != rel->relid)
-		check_select(rel->rootid);
+	if (rel->rootid != rel->relid && check_select(rel->rootid))
+		by_columns = true;
 	key = sau_key_as_owner(rel, relation, sau_key_given(fcinfo, 1), &slot);
 
 	if (check_enable_rls(rel->rootid, InvalidOid, true) == RLS_ENABLED ||
@@ -939,6 +989,8 @@ softaudit_history(PG_FUNCTION_ARGS)
 
 	sau_log_flush();
 	init_reading(&reading, rel, key, sau_image_key_ref(rel, relation, key), stretch);
+	if (by_columns)
+		reading.columns = RelationGetDescr(relation);
 	ExecDropSingleTupleTableSlot(slot);
 	read_segments(&reading);
 	show_rows(fcinfo, &reading);

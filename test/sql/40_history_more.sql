@@ -41,6 +41,24 @@ SET ROLE regress_sau_alice;
 SELECT seen('parts', '1');
 SELECT seen('parts', '2'), seen('parts_1', '2');
 RESET ROLE;
+-- grants on the columns do not reach a column that was dropped
+CREATE TABLE dc (id integer PRIMARY KEY, name text, ssn text, more jsonb);
+SELECT softaudit.enable('dc', soft_delete => false);
+INSERT INTO dc VALUES (1, 'ann', '123', '{"a": [1, {"ssn": 2}], "b": {}}');
+UPDATE dc SET name = 'anna', ssn = '456';
+GRANT SELECT (id, name, more) ON dc TO regress_sau_reader;
+SET ROLE regress_sau_reader;
+CALL t.err('SELECT * FROM softaudit.history(''s40.dc'', 1)');
+RESET ROLE;
+ALTER TABLE dc DROP ssn;
+DELETE FROM dc;
+SET ROLE regress_sau_reader;
+SELECT seen('dc', '1');
+RESET ROLE;
+GRANT SELECT ON dc TO regress_sau_reader;
+SET ROLE regress_sau_reader;
+SELECT seen('dc', '1');
+RESET ROLE;
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;
