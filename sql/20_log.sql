@@ -90,6 +90,9 @@ BEGIN
             -- the key when the table was first enabled, never changed: log rows rest on it
             image_key name[] NOT NULL DEFAULT '{}',
             key_columns name[] NOT NULL DEFAULT '{}',   -- now, or last, in the order that the digests rest on
+            key_since bigint NOT NULL DEFAULT 0,        -- log rows before this one have the key of other columns
+            key_args text[] NOT NULL DEFAULT '{}',      -- the last key there was: the table's identity, then columns by number and name
+            key_gone bigint,                            -- the log row from which on the table has had no key
             ignore name[] NOT NULL DEFAULT '{}',
             images text NOT NULL DEFAULT 'full',
             audit boolean NOT NULL DEFAULT true,

@@ -156,6 +156,83 @@ $$;
 COMMENT ON FUNCTION softaudit.key_of(regclass) IS
 'columns and types of a table''s primary key; empty if it has none';
 
+CREATE FUNCTION softaudit.key_args(target regclass) RETURNS text[]
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT softaudit.identity(target) || COALESCE(array_agg(a.attnum || ':' || a.attname ORDER BY a.attnum), '{}')
+      FROM pg_index i
+      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+     WHERE i.indrelid = target AND i.indisprimary
+$$;
+COMMENT ON FUNCTION softaudit.key_args(regclass) IS
+'a table''s identity, then the columns of its primary key by number and name';
+
+CREATE FUNCTION softaudit.next_audit_id() RETURNS bigint
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- a value that was taken stands for the block that it begins
+    RETURN (SELECT CASE WHEN s.is_called THEN s.last_value + 16 ELSE s.last_value END FROM softaudit.log_audit_id_seq s);
+END
+$$;
+COMMENT ON FUNCTION softaudit.next_audit_id() IS
+'what the ids of log rows yet to be written are not below; takes none';
+
+CREATE FUNCTION softaudit.follow_key(of_table integer, target regclass) RETURNS boolean
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known softaudit.registry%ROWTYPE;
+    args text[] := softaudit.key_args(target);
+    names name[] := ARRAY(SELECT substr(a, strpos(a, ':') + 1)::name FROM unnest(args[2:]) a ORDER BY 1);
+    is_same boolean;
+BEGIN
+    SELECT * INTO known FROM softaudit.registry r WHERE r.table_id = of_table;
+    IF names = '{}' THEN
+        -- a restore makes the key later
+        IF known.key_columns <> '{}' AND known.key_args[1] = args[1] AND known.key_gone IS NULL THEN
+            UPDATE softaudit.registry r SET key_gone = softaudit.next_audit_id() WHERE r.table_id = of_table;
+        END IF;
+        RETURN false;
+    END IF;
+    is_same := CASE WHEN known.key_args[1] = args[1]
+                    THEN ARRAY(SELECT split_part(a, ':', 1)::smallint FROM unnest(known.key_args[2:]) a ORDER BY 1) =
+                         ARRAY(SELECT split_part(a, ':', 1)::smallint FROM unnest(args[2:]) a ORDER BY 1)
+                    -- restored: names are right and numbers are not
+                    WHEN known.key_args <> '{}'
+                    THEN ARRAY(SELECT substr(a, strpos(a, ':') + 1)::name FROM unnest(known.key_args[2:]) a ORDER BY 1) = names
+                    -- the first that there is has none before it
+                    ELSE known.key_columns = '{}' OR ARRAY(SELECT unnest(known.key_columns) ORDER BY 1) = names END;
+    -- rows that changed while nothing told them apart may have taken each other's values
+    IF is_same AND known.key_gone IS NOT NULL THEN
+        is_same := NOT EXISTS (SELECT FROM softaudit.log l
+                                WHERE l.row_ref = of_table::bigint << 32 AND l.log_group = ANY (known.all_groups) AND l.audit_id >= known.key_gone
+                                  AND l.row_key IS NULL AND l.operation <> 'TRUNCATE');
+    END IF;
+    -- what a dump brought along stays as it is until the table is adopted
+    IF is_same AND known.key_args[1] <> args[1] THEN
+        args := known.key_args;
+    END IF;
+    UPDATE softaudit.registry r
+       SET key_args = args, key_gone = NULL, key_since = CASE WHEN is_same THEN r.key_since ELSE softaudit.next_audit_id() END
+     WHERE r.table_id = of_table AND (NOT is_same OR r.key_args <> args OR r.key_gone IS NOT NULL);
+    RETURN is_same;
+END
+$$;
+COMMENT ON FUNCTION softaudit.follow_key(integer, regclass) IS
+'notes whether a table''s primary key is of the columns that it was of last, whatever they are called: else no log row from before has it';
+
+CREATE FUNCTION softaudit.key_computed(target regclass, column_name text) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE softaudit.registry r SET key_since = softaudit.next_audit_id()
+     WHERE r.relation IN (SELECT softaudit.heirs_of(target)) AND column_name = ANY (r.key_columns);
+END
+$$;
+COMMENT ON FUNCTION softaudit.key_computed(regclass, text) IS
+'notes that a command gave a column of a table new values: no log row from before has a key that it is part of';
+
 CREATE FUNCTION softaudit.column_args(target regclass, exclude name[], redact name[], ignore name[]) RETURNS text[]
 LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -454,6 +531,8 @@ BEGIN
            (schema_name, table_name) = (SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target)
      WHERE r.table_id = known.table_id
     RETURNING * INTO known;
+
+    PERFORM softaudit.follow_key(known.table_id, target);
 
     /*
      * Told by the catalog to every session: the trigger's arguments are the settings.  The

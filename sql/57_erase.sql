@@ -202,14 +202,15 @@ $$;
 COMMENT ON FUNCTION softaudit.erase_images(integer, jsonb, boolean) IS
 'empties the log rows of a key, also under keys that it had before: operation, time, actor and digest stay; how many images, log rows, and in which partitions';
 
-CREATE FUNCTION softaudit.has_images(of_table integer) RETURNS boolean
-LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+CREATE FUNCTION softaudit.has_images(of_table integer, before bigint DEFAULT NULL) RETURNS boolean
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
     SELECT EXISTS (SELECT FROM softaudit.log l JOIN softaudit.registry r ON r.table_id = of_table AND l.log_group = ANY (r.all_groups)
-                    WHERE l.row_ref >= of_table::bigint << 32 AND l.row_ref < (of_table + 1)::bigint << 32 AND (l.old_data IS NOT NULL OR l.new_data IS NOT NULL))
+                    WHERE l.row_ref >= of_table::bigint << 32 AND l.row_ref < (of_table + 1)::bigint << 32 AND (l.old_data IS NOT NULL OR l.new_data IS NOT NULL)
+                      AND (before IS NULL OR l.audit_id < before))
 $$;
-COMMENT ON FUNCTION softaudit.has_images(integer) IS
-'whether the log has an image of a row of a table';
+COMMENT ON FUNCTION softaudit.has_images(integer, bigint) IS
+'whether the log has an image of a row of a table, in a log row before one if that is given';
 
 CREATE FUNCTION softaudit.key_forms(of_table integer, key_image jsonb, given jsonb) RETURNS SETOF jsonb
 LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
@@ -314,8 +315,10 @@ BEGIN
             ELSIF softaudit.has_images(root.table_id) THEN
                 unkeyed := unkeyed || root.relation;
             END IF;
-            -- not a rename: the column of then is still there
-            IF ARRAY(SELECT unnest(root.image_key) ORDER BY 1) <> cols AND softaudit.has_images(root.table_id)
+            -- what was logged while the key was of other columns; not a rename: the column of then is still there
+            IF root.key_since > 0 AND softaudit.has_images(root.table_id, root.key_since) THEN
+                unkeyed := unkeyed || root.relation;
+            ELSIF ARRAY(SELECT unnest(root.image_key) ORDER BY 1) <> cols AND softaudit.has_images(root.table_id)
                AND (root.image_key = '{}' OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = root.relation AND a.attname = ANY (root.image_key) AND a.attname <> ALL (cols) AND NOT a.attisdropped)) THEN
                 unkeyed := unkeyed || root.relation;
             END IF;

@@ -25,14 +25,16 @@ DECLARE
     old_args text[];            -- the table's identity, then its columns
     new_columns text[];
     new_key name[];
+    is_same_key boolean;
 BEGIN
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
     IF NOT FOUND THEN
         RETURN;
     END IF;
+    is_same_key := softaudit.follow_key(known.table_id, target);
     -- holds on rows name the key's columns
     new_key := (SELECT k.key_columns FROM softaudit.key_of(target) k);
-    IF new_key <> known.key_columns AND cardinality(new_key) = cardinality(known.key_columns)
+    IF is_same_key AND new_key <> known.key_columns AND cardinality(new_key) = cardinality(known.key_columns)
        AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND NOT a.attisdropped
                        AND a.attname IN (SELECT unnest(known.key_columns) EXCEPT SELECT unnest(new_key))) THEN
         UPDATE softaudit.holds h
@@ -92,9 +94,14 @@ DECLARE
     known softaudit.registry%ROWTYPE;
     args text[] := softaudit.trigger_args(target);
     new_columns text[];
+    present text[] := softaudit.key_args(target);
 BEGIN
     SELECT * INTO known FROM softaudit.registry r WHERE r.relation = target;
-    IF NOT FOUND OR args IS NULL OR args[1] <> known.table_id::text OR args[2] = softaudit.identity(target) THEN
+    IF known.key_args[1] <> present[1] AND ARRAY(SELECT substr(a, strpos(a, ':') + 1) FROM unnest(known.key_args[2:]) a ORDER BY 1) =
+                                           ARRAY(SELECT substr(a, strpos(a, ':') + 1) FROM unnest(present[2:]) a ORDER BY 1) THEN
+        UPDATE softaudit.registry r SET key_args = present WHERE r.table_id = known.table_id;
+    END IF;
+    IF known.table_id IS NULL OR args IS NULL OR args[1] <> known.table_id::text OR args[2] = softaudit.identity(target) THEN
         RETURN;
     END IF;
     -- restored: names are right and numbers are not; from here on a RENAME can be followed again

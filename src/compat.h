@@ -48,6 +48,17 @@ sau_compat_owns_relation(Oid relid, Oid roleid)
 #endif
 }
 
+/* 17 lets the expression of a generated column be changed. */
+static inline bool
+sau_compat_sets_expression(int subtype)
+{
+#if PG_VERSION_NUM >= 170000
+	return subtype == AT_SetExpression;
+#else
+	return false;
+#endif
+}
+
 static inline bool
 sau_compat_owns_schema(Oid nspid, Oid roleid)
 {

@@ -179,9 +179,9 @@ note_partition_drop(RangeVar *rv)
 }
 
 /*
- * Before an owner renames or drops a column of his restored table: have its trigger
- * know the columns, so that the change can be followed.  A restore itself does neither,
- * and must find the triggers as it makes them.
+ * Before an owner renames or drops a column of his restored table, or drops its key: have
+ * its trigger and the registry know the columns, so that the change can be followed.  A
+ * restore itself does none of it, and must find the triggers as it makes them.
  */
 static void
 adopt(RangeVar *rv)
@@ -314,7 +314,8 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 						free_part(((PartitionCmd *) cmd->def)->name, ((AlterTableStmt *) tree)->relation);
 				}
 				foreach(lc, ((AlterTableStmt *) tree)->cmds)
-					if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DropColumn)
+					if (lfirst_node(AlterTableCmd, lc)->subtype == AT_DropColumn ||
+						lfirst_node(AlterTableCmd, lc)->subtype == AT_DropConstraint)
 					{
 						adopt(((AlterTableStmt *) tree)->relation);
 						break;
@@ -391,6 +392,35 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 			break;
 	}
 	return (Datum) 0;
+}
+
+/*
+ * Does a subcommand of ALTER TABLE give a column other values than a cast of its own?  A
+ * key would then be that of another row.
+ */
+static bool
+computes_column(AlterTableCmd *cmd)
+{
+	Node	   *value;
+
+	if (sau_compat_sets_expression(cmd->subtype))
+		return true;
+	if (cmd->subtype != AT_AlterColumnType || (value = ((ColumnDef *) cmd->def)->raw_default) == NULL)
+		return false;
+	while (IsA(value, TypeCast))
+		value = ((TypeCast *) value)->arg;
+	return !IsA(value, ColumnRef) || !IsA(llast(((ColumnRef *) value)->fields), String) ||
+		strcmp(strVal(llast(((ColumnRef *) value)->fields)), cmd->name) != 0;
+}
+
+/* The values of a key were computed anew: what the log has of the ones before is not theirs. */
+static void
+note_computed(RangeVar *rv, const char *column)
+{
+	Oid			relid = RangeVarGetRelid(rv, NoLock, true);
+
+	if (OidIsValid(relid))
+		run_on("SELECT softaudit.key_computed($1::pg_catalog.regclass, $2)", relid, column);
 }
 
 static bool
@@ -478,6 +508,8 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 
 			if (cmd->subtype == AT_DetachPartition || cmd->subtype == AT_DetachPartitionFinalize)
 				keep_part(((PartitionCmd *) cmd->def)->name, ((AlterTableStmt *) tree)->relation);
+			if (computes_column(cmd))
+				note_computed(((AlterTableStmt *) tree)->relation, cmd->name);
 		}
 	return (Datum) 0;
 }

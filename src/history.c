@@ -15,7 +15,8 @@
  * An UPDATE of the key ties two keys together.  From the key that was asked for, its
  * predecessors are followed back from the change on, its successors forward; under each,
  * as far as it was the same row's.  Under row security there is only the row that has
- * the key now.
+ * the key now.  What was logged while the primary key was of other columns is left out:
+ * values that look the same there are another row's.
  */
 #include "postgres.h"
 
@@ -128,6 +129,7 @@ typedef struct Reading
 	SauRel	   *rel;
 	char	  **image_key;
 	int			n_image_key;
+	int64		key_since;		/* log rows before this one have another key's values */
 	List	   *leaves;			/* of the log */
 	List	   *keys;			/* KeyLog */
 	KeyLog	   *truncates;		/* when the whole table was emptied; read at need */
@@ -420,6 +422,9 @@ see_event(Reading *reading, KeyLog *log, HeapTuple tuple, TupleDesc desc, Event 
 	bool		was_before = false;
 
 	memset(event, 0, sizeof(*event));
+	event->audit_id = get_int8(tuple, desc, SAU_LOG_AUDIT_ID);
+	if (log->key != NULL && event->audit_id < reading->key_since)
+		return false;
 	if (log->key == NULL)
 	{
 		/* the table's own: a partition that was emptied does not tell whose keys it had */
@@ -452,7 +457,6 @@ see_event(Reading *reading, KeyLog *log, HeapTuple tuple, TupleDesc desc, Event 
 									   is_operation(tuple, desc, "DELETE") || is_operation(tuple, desc, "PURGE") ||
 									   is_operation(tuple, desc, "ERASE"));
 	}
-	event->audit_id = get_int8(tuple, desc, SAU_LOG_AUDIT_ID);
 	event->xid = get_int8(tuple, desc, SAU_LOG_XID);
 	event->tuple = heap_copytuple(tuple);
 	event->desc = desc;
@@ -918,11 +922,22 @@ init_reading(Reading *reading, SauRel *rel, Jsonb *key, int64 ref, Stretch stret
 	memset(reading, 0, sizeof(*reading));
 	reading->rel = rel;
 	reading->image_key = sau_registry_image_key(rel->table_id, &reading->n_image_key);
+	reading->key_since = sau_registry_key_since(rel->table_id, InvalidOid, NULL, 0);
 	ctl.keysize = sizeof(int64);
 	ctl.entrysize = sizeof(int64);
 	ctl.hcxt = CurrentMemoryContext;
 	reading->seen = hash_create("softaudit history", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	add_segment(reading, key, ref, stretch, PG_INT64_MAX, 0);
+}
+
+/* sau_registry_key_since() for a table that is open. */
+static int64
+first_with_key(SauRel *rel, Relation relation)
+{
+	int			nkeys;
+	const AttrNumber *attnums = sau_image_key_attnums(rel, relation, &nkeys);
+
+	return sau_registry_key_since(rel->table_id, RelationGetRelid(relation), attnums, nkeys);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_history);
@@ -939,6 +954,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 	SauRel	   *rel;
 	TupleTableSlot *slot;
 	Jsonb	   *key;
+	bool		visible = true;
 	Stretch		stretch = STRETCH_ALL;
 	bool		by_columns;
 	Reading		reading;
@@ -964,12 +980,11 @@ softaudit_history(PG_FUNCTION_ARGS)
 		Relation	root = rel->rootid == rel->relid ? relation : table_open(rel->rootid, AccessShareLock);
 		SauRel	   *rootrel = root == relation ? rel : sau_registry_describe(root);
 		TupleTableSlot *rootslot = slot;
-		bool		visible;
 
 		sau_registry_hold(rootrel);
 		if (root != relation)
 			(void) sau_key_as_owner(rootrel, root, sau_key_given(fcinfo, 1), &rootslot);
-		visible = is_visible_now(rootrel, root, rootslot);
+		visible = is_visible_now(rootrel, root, rootslot) && first_with_key(rootrel, root) < PG_INT64_MAX;
 		sau_registry_release(rootrel);
 
 		if (root != relation)
@@ -977,23 +992,20 @@ softaudit_history(PG_FUNCTION_ARGS)
 			ExecDropSingleTupleTableSlot(rootslot);
 			table_close(root, AccessShareLock);
 		}
-		if (!visible)
-		{
-			ExecDropSingleTupleTableSlot(slot);
-			sau_registry_release(rel);
-			relation_close(relation, AccessShareLock);
-			return (Datum) 0;
-		}
 		stretch = STRETCH_NOW;
 	}
-
-	sau_log_flush();
-	init_reading(&reading, rel, key, sau_image_key_ref(rel, relation, key), stretch);
-	if (by_columns)
-		reading.columns = RelationGetDescr(relation);
+	if (visible)
+	{
+		sau_log_flush();
+		init_reading(&reading, rel, key, sau_image_key_ref(rel, relation, key), stretch);
+		if (rel->rootid == rel->relid)
+			reading.key_since = first_with_key(rel, relation);
+		if (by_columns)
+			reading.columns = RelationGetDescr(relation);
+		read_segments(&reading);
+		show_rows(fcinfo, &reading);
+	}
 	ExecDropSingleTupleTableSlot(slot);
-	read_segments(&reading);
-	show_rows(fcinfo, &reading);
 	sau_registry_release(rel);
 	relation_close(relation, AccessShareLock);
 	return (Datum) 0;

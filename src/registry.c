@@ -48,6 +48,8 @@
 #define REGISTRY_ALL_GROUPS		8	/* log groups that the table's changes were ever written to */
 #define REGISTRY_IMAGE_KEY		9	/* columns that make the key of a log row without row_key */
 #define REGISTRY_KEY_COLUMNS	10
+#define REGISTRY_KEY_SINCE		11
+#define REGISTRY_KEY_ARGS		12	/* of the key columns: identity, then number, ':', name */
 
 /* Arguments of the capture trigger, as setup's SQL writes them. */
 #define ARG_TABLE_ID	0
@@ -355,7 +357,7 @@ registry_row(int32 table_id, Oid relid, TupleDesc *desc)
 {
 	static const Oid types[] = {
 		INT4OID, REGCLASSOID, INT4OID, NAMEOID, NAMEOID, NAMEARRAYOID, NAMEARRAYOID, INT4ARRAYOID, NAMEARRAYOID,
-		NAMEARRAYOID
+		NAMEARRAYOID, INT8OID, TEXTARRAYOID
 	};
 	Relation	registry = table_open(sau_registry_relid("registry", false), AccessShareLock);
 	Oid			index = sau_registry_relid(table_id != 0 ? "registry_pkey" : "registry_relation_key", false);
@@ -421,6 +423,41 @@ sau_registry_key_columns(int32 table_id, int *n)
 
 	*n = 0;
 	return HeapTupleIsValid(tuple) ? name_array(tuple, desc, REGISTRY_KEY_COLUMNS, n) : NULL;
+}
+
+/*
+ * The first log row whose key may be of the columns that the table's key is of now; the
+ * largest number if that is not known, since nobody followed how the key came about.
+ */
+int64
+sau_registry_key_since(int32 table_id, Oid relid, const AttrNumber *attnums, int nkeys)
+{
+	TupleDesc	desc;
+	HeapTuple	tuple = registry_row(table_id, InvalidOid, &desc);
+	bool		isnull;
+	int64		since;
+	Datum		d;
+	Datum	   *args;
+	int			n;
+
+	if (!HeapTupleIsValid(tuple))
+		return 0;
+	since = DatumGetInt64(heap_getattr(tuple, REGISTRY_KEY_SINCE, desc, &isnull));
+	d = heap_getattr(tuple, REGISTRY_KEY_ARGS, desc, &isnull);
+	deconstruct_array(DatumGetArrayTypeP(d), TEXTOID, -1, false, TYPALIGN_INT, &args, NULL, &n);
+	/* restored: names are right there, and whoever changes one has the numbers set right first */
+	if (nkeys == 0 || n == 0 || strcmp(TextDatumGetCString(args[0]), sau_registry_identity(relid)) != 0)
+		return since;
+	for (int i = 0; i < nkeys; i++)
+	{
+		bool		known = false;
+
+		for (int j = 1; j < n; j++)
+			known = known || atoi(TextDatumGetCString(args[j])) == attnums[i];
+		if (!known || n - 1 != nkeys)
+			return PG_INT64_MAX;
+	}
+	return since;
 }
 
 /* Read a description's part of the registry; false if there is no such row. */

@@ -6,6 +6,7 @@
 SET client_min_messages = error;
 CREATE ROLE regress_sau_alice;
 CREATE ROLE regress_sau_reader;
+SELECT current_database() AS main, session_user AS super \gset
 CREATE SCHEMA s40;
 GRANT USAGE ON SCHEMA s40 TO PUBLIC;
 SET search_path = s40, public;
@@ -59,6 +60,110 @@ GRANT SELECT ON dc TO regress_sau_reader;
 SET ROLE regress_sau_reader;
 SELECT seen('dc', '1');
 RESET ROLE;
+-- a key that moved to another column: what was logged before is other rows'
+CREATE TABLE kp (id integer PRIMARY KEY, code integer NOT NULL, owner text, secret text);
+SELECT softaudit.enable('kp', soft_delete => false, images => 'changes');
+INSERT INTO kp VALUES (1, 2, 'bob', 'of bob'), (2, 1, 'regress_sau_alice', 'of alice');
+UPDATE kp SET secret = upper(secret);
+ALTER TABLE kp DROP CONSTRAINT kp_pkey;
+ALTER TABLE kp ADD PRIMARY KEY (code);
+UPDATE kp SET secret = secret || '!';
+ALTER TABLE kp ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON kp USING (owner = current_user);
+GRANT SELECT ON kp TO regress_sau_alice;
+SET ROLE regress_sau_alice;
+SELECT seen('kp', '1');
+SELECT seen('kp', '2');
+RESET ROLE;
+SELECT count(*) FROM softaudit.history_of('s40', 'kp', '1');
+SET client_min_messages = warning;
+SELECT rows_deleted, images_removed FROM softaudit.erase('kp', 1, 'request');
+SET client_min_messages = error;
+-- nor what it was called before
+ALTER TABLE kp DROP id;
+ALTER TABLE kp RENAME code TO id;
+UPDATE kp SET secret = 'x';
+SELECT seen('kp', '2');
+-- a column made again under its name is another one
+CREATE TABLE again (id integer PRIMARY KEY, v text);
+SELECT softaudit.enable('again', soft_delete => false);
+INSERT INTO again VALUES (1, 'a'), (2, 'b');
+UPDATE again SET v = 'aa' WHERE id = 1;
+ALTER TABLE again DROP id;
+ALTER TABLE again ADD id serial PRIMARY KEY;
+UPDATE again SET v = v || '!';
+SELECT v, count(h) FROM again, softaudit.history('again', id) h GROUP BY v ORDER BY v;
+SELECT v, h.operation, h.new_data FROM again, softaudit.history('again', id) h ORDER BY 1;
+ALTER TABLE again DROP id, ADD id serial PRIMARY KEY;
+UPDATE again SET v = v || '!';
+SELECT v, h.operation, h.new_data FROM again, softaudit.history('again', id) h ORDER BY 1;
+SET client_min_messages = warning;
+SELECT images_removed FROM softaudit.erase('again', 1, 'request');
+SET client_min_messages = error;
+DROP TABLE again;
+SELECT operation, new_data FROM softaudit.history_of('s40', 'again', '2');
+-- one that was away goes on, unless rows were changed meanwhile
+CREATE TABLE away (id integer PRIMARY KEY, b integer, v text);
+SELECT softaudit.enable('away', soft_delete => false);
+INSERT INTO away VALUES (0, 0, 'a'), (1, 1, 'b');
+ALTER TABLE away DROP CONSTRAINT away_pkey;
+ALTER TABLE away ADD PRIMARY KEY (id);
+ALTER TABLE away RENAME id TO key;
+ALTER TABLE away DROP CONSTRAINT away_pkey, ADD PRIMARY KEY (key);
+SELECT count(*) FROM softaudit.history('away', 0);
+SELECT count(*) FROM softaudit.history('away', 1);
+ALTER TABLE away DROP CONSTRAINT away_pkey;
+UPDATE away SET key = 1 - key;
+ALTER TABLE away ADD PRIMARY KEY (key);
+UPDATE away SET v = v || '!';
+SELECT seen('away', '1');
+-- one that nobody followed is not trusted
+SET session_replication_role = replica;
+ALTER TABLE away DROP CONSTRAINT away_pkey, ADD PRIMARY KEY (b);
+RESET session_replication_role;
+SELECT count(*) FROM softaudit.history('away', 1);
+SELECT softaudit.enable('away');
+UPDATE away SET v = v || '?';
+SELECT seen('away', '1');
+-- of a composite key the order does not matter to who has it
+CREATE TABLE two (a integer, b integer, v text, PRIMARY KEY (a, b));
+SELECT softaudit.enable('two', soft_delete => false);
+INSERT INTO two VALUES (1, 1, 'a'), (1, 2, 'b');
+ALTER TABLE two DROP CONSTRAINT two_pkey, ADD PRIMARY KEY (b, a);
+ALTER TABLE two RENAME a TO c;
+SELECT count(*) FROM softaudit.history('two', '{"b": 1, "c": 1}');
+-- nor does a value that was computed tell which row had it before
+CREATE TABLE comp (id integer PRIMARY KEY, v text);
+CREATE TABLE comp_child () INHERITS (comp);
+ALTER TABLE comp_child ADD PRIMARY KEY (id);
+SELECT softaudit.enable('comp', soft_delete => false), softaudit.enable('comp_child', soft_delete => false);
+INSERT INTO comp VALUES (1, 'a'), (2, 'b');
+INSERT INTO comp_child VALUES (1, 'c'), (2, 'd');
+ALTER TABLE comp ALTER id TYPE bigint;
+ALTER TABLE comp ALTER id TYPE integer USING id::integer, ALTER v TYPE text USING upper(v);
+SELECT count(*) FROM softaudit.history('comp', 1);
+ALTER TABLE comp ALTER id TYPE integer USING 3 - id;
+UPDATE comp SET v = lower(v);
+SELECT seen('comp', '1');
+SELECT seen('comp_child', '1');
+-- in a restored table, columns are told by their names until one is renamed or the key dropped
+CREATE TABLE rest (id integer PRIMARY KEY, b integer);
+SELECT softaudit.enable('rest', soft_delete => false);
+INSERT INTO rest VALUES (1, 2), (2, 1);
+UPDATE softaudit.registry SET key_args = '{elsewhere,7:id}' WHERE relation = 'rest'::regclass;
+ALTER TABLE rest ADD c integer;
+SELECT count(*) FROM softaudit.history('rest', 1);
+ALTER TABLE rest RENAME id TO key;
+SELECT count(*) FROM softaudit.history('rest', 1);
+UPDATE softaudit.registry SET key_args = '{elsewhere,7:key}' WHERE relation = 'rest'::regclass;
+ALTER TABLE rest DROP CONSTRAINT rest_pkey;
+UPDATE rest SET key = 3 - key;
+ALTER TABLE rest ADD PRIMARY KEY (key);
+SELECT count(*) FROM softaudit.history('rest', 1);
+UPDATE softaudit.registry SET key_args = '{elsewhere,7:key}', key_since = 0 WHERE relation = 'rest'::regclass;
+ALTER TABLE rest DROP CONSTRAINT rest_pkey, ADD PRIMARY KEY (b);
+SELECT count(*) FROM softaudit.history('rest', 1);
+SELECT table_name, key_since > 0 AS moved, key_gone FROM softaudit.registry WHERE schema_name = 's40' ORDER BY table_name;
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;
