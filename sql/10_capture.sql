@@ -20,6 +20,11 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_actor';
 COMMENT ON FUNCTION softaudit.actor() IS
 'who acts now, as changed_by would say it: the setting that softaudit.actor_setting names, else the session user';
 
+CREATE FUNCTION softaudit.session_user_name() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'softaudit_session_user_name';
+COMMENT ON FUNCTION softaudit.session_user_name() IS
+'the session user, as session_user_name says it: in the encoding of the database';
+
 CREATE FUNCTION softaudit.changed_columns(old_data jsonb, new_data jsonb) RETURNS text[]
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'softaudit_changed_columns';
 COMMENT ON FUNCTION softaudit.changed_columns(jsonb, jsonb) IS

@@ -245,8 +245,8 @@ COMMENT ON FUNCTION softaudit.next_event_id() IS
 CREATE FUNCTION softaudit.record_event(event text, schema_name name, relation name, reason text, details jsonb) RETURNS void
 LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO softaudit.events (event_id, event, schema_name, relation, actor, reason, details)
-    VALUES (softaudit.next_event_id(), event, schema_name, relation, softaudit.actor(), reason, details)
+    INSERT INTO softaudit.events (event_id, event, schema_name, relation, actor, session_user_name, reason, details)
+    VALUES (softaudit.next_event_id(), event, schema_name, relation, softaudit.actor(), softaudit.session_user_name(), reason, details)
 $$;
 COMMENT ON FUNCTION softaudit.record_event(text, name, name, text, jsonb) IS
 'writes a row of softaudit.events';

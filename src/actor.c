@@ -21,6 +21,7 @@
 #include "catalog/index.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "softaudit.h"
 #include "utils/builtins.h"
@@ -81,9 +82,49 @@ sau_actor_init(void)
 }
 
 /*
+ * A text of the session's in the database's encoding, in which PostgreSQL checks neither
+ * startup options nor what ALTER ROLE set or called a role in another database: each byte
+ * that is no character is spelled out as \xff, within JSON with the backslash escaped.
+ * A dump of the log could not be restored otherwise.  The text itself where it is good.
+ */
+static const char *
+in_encoding(const char *text, bool in_json)
+{
+	int			encoding = GetDatabaseEncoding();
+	int			len = strlen(text);
+	StringInfoData clean;
+
+	if (likely(pg_encoding_verifymbstr(encoding, text, len) == len))
+		return text;
+	initStringInfo(&clean);
+	while (len > 0)
+	{
+		int			n = pg_encoding_verifymbchar(encoding, text, len);
+
+		if (n > 0)
+			appendBinaryStringInfo(&clean, text, n);
+		else
+		{
+			n = 1;
+			appendStringInfo(&clean, "%s\\x%02x", in_json ? "\\" : "", (unsigned char) *text);
+		}
+		text += n;
+		len -= n;
+	}
+	return clean.data;
+}
+
+/* The name of the session user, in the database's encoding. */
+const char *
+sau_actor_session_user(void)
+{
+	return in_encoding(GetUserNameFromId(GetSessionUserId(), false), false);
+}
+
+/*
  * The asserted name of who acts: the value of the setting that
- * softaudit.actor_setting names, else the session user.  The result lives until
- * the setting or the transaction changes; never NULL.
+ * softaudit.actor_setting names, else the session user.  The result lives until the
+ * setting or the transaction changes, or in the current memory context; never NULL.
  */
 const char *
 sau_actor_name(void)
@@ -94,9 +135,9 @@ sau_actor_name(void)
 		const char *name = GetConfigOption(sau_guc_actor_setting, true, true);
 
 		if (name && *name)
-			return name;
+			return in_encoding(name, false);
 	}
-	return GetUserNameFromId(GetSessionUserId(), false);
+	return sau_actor_session_user();
 }
 
 /* Call a builtin without arguments that may return NULL. */
@@ -137,14 +178,14 @@ write_session(KnownSession *session)
 
 	values[SESSION_ID - 1] = Int64GetDatum(session->id);
 	values[SESSION_CREATED_AT - 1] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
-	values[SESSION_USER_NAME - 1] = CStringGetTextDatum(GetUserNameFromId(session->user, false));
+	values[SESSION_USER_NAME - 1] = CStringGetTextDatum(sau_actor_session_user());
 	values[SESSION_APPLICATION_NAME - 1] = CStringGetTextDatum(session->application_name);
 	/* NULL for a local socket and in a worker */
 	nulls[SESSION_CLIENT_ADDR - 1] = !call_builtin(inet_client_addr, &values[SESSION_CLIENT_ADDR - 1]);
 	nulls[SESSION_CLIENT_PORT - 1] = !call_builtin(inet_client_port, &values[SESSION_CLIENT_PORT - 1]);
 	values[SESSION_BACKEND_PID - 1] = Int32GetDatum(MyProcPid);
 	if (session->has_context)
-		values[SESSION_CONTEXT - 1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(sau_guc_context));
+		values[SESSION_CONTEXT - 1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(in_encoding(sau_guc_context, true)));
 	else
 		nulls[SESSION_CONTEXT - 1] = true;
 	nulls[SESSION_ORIGIN - 1] = true;
@@ -154,7 +195,7 @@ write_session(KnownSession *session)
 
 		if (replorigin_by_oid(session->origin, true, &name))
 		{
-			values[SESSION_ORIGIN - 1] = CStringGetTextDatum(name);
+			values[SESSION_ORIGIN - 1] = CStringGetTextDatum(in_encoding(name, false));
 			nulls[SESSION_ORIGIN - 1] = false;
 		}
 	}

@@ -227,6 +227,15 @@ softaudit_actor(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(sau_actor_name()));
 }
 
+PG_FUNCTION_INFO_V1(softaudit_session_user_name);
+
+/* softaudit.session_user_name(): the session user, as the log says it. */
+Datum
+softaudit_session_user_name(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(sau_actor_session_user()));
+}
+
 PG_FUNCTION_INFO_V1(softaudit_trigger_args);
 
 /*

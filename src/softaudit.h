@@ -177,6 +177,7 @@ extern void sau_guc_init(void);
 /* actor.c: who acts, in which session */
 extern void sau_actor_init(void);
 extern const char *sau_actor_name(void);
+extern const char *sau_actor_session_user(void);
 extern int64 sau_actor_session(void);
 extern void sau_actor_xact_end(bool committed);
 extern void sau_actor_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);

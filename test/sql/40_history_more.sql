@@ -164,7 +164,56 @@ UPDATE softaudit.registry SET key_args = '{elsewhere,7:key}', key_since = 0 WHER
 ALTER TABLE rest DROP CONSTRAINT rest_pkey, ADD PRIMARY KEY (b);
 SELECT count(*) FROM softaudit.history('rest', 1);
 SELECT table_name, key_since > 0 AS moved, key_gone FROM softaudit.registry WHERE schema_name = 's40' ORDER BY table_name;
+-- what PostgreSQL does not check the encoding of, the log does
+CREATE TABLE enc (id integer PRIMARY KEY);
+SELECT softaudit.enable('enc', soft_delete => false);
+\getenv options PGOPTIONS
+\set bad :options ' -c app.current_user=m\xff-\xc3\xa9 -c softaudit.context={"who\xe9":"\xe2\x82","ok":"\xc3\xa9"}'
+\setenv PGOPTIONS :bad
+\set here 'dbname=' :main
+\c -reuse-previous=off :here
+SET client_min_messages = error;
+INSERT INTO s40.enc VALUES (1);
+INSERT INTO s40.enc VALUES (2);
+SELECT softaudit.enable('s40.enc', keep_log => '10 years');
+SELECT softaudit.actor();
+\setenv PGOPTIONS :options
+\c -reuse-previous=off :here
+\set ECHO none
+CREATE DATABASE regress_sau_latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0;
+\c regress_sau_latin
+SET client_encoding = 'LATIN1';
+\set latin 'regress_sau_jos\xe9'
+CREATE ROLE :"latin" LOGIN;
+CREATE ROLE regress_sau_latin LOGIN;
+ALTER ROLE regress_sau_latin SET app."current_user" = :'latin';
+\c :main
+\set ECHO queries
+GRANT USAGE ON SCHEMA s40 TO regress_sau_latin;
+GRANT INSERT ON s40.enc TO regress_sau_latin, PUBLIC;
+\c - regress_sau_latin
+INSERT INTO s40.enc VALUES (3);
+\c - :latin
+INSERT INTO s40.enc VALUES (4);
+\c - :super
+SET search_path = s40, public;
+SET client_min_messages = error;
+SELECT new_data, changed_by, session_user_name = current_user AS same, session_user_name ~ '^regress' AS named, context FROM softaudit.changes WHERE table_name = 'enc' ORDER BY audit_id;
+SELECT session_user_name FROM softaudit.changes WHERE table_name = 'enc' AND changed_by = session_user_name;
+SELECT actor FROM softaudit.events WHERE relation = 'enc' AND event = 'SETTINGS';
+SELECT count(convert_from(convert_to(concat(l.changed_by, s.session_user_name, s.context), 'UTF8'), 'UTF8')) > 0 AS good
+  FROM softaudit.log l JOIN softaudit.log_sessions s USING (session_id);
+\set ECHO none
+\c regress_sau_latin
+SET client_encoding = 'LATIN1';
+DROP ROLE :"latin";
+\c :main
+\set ECHO queries
+SET search_path = s40, public;
+SET client_min_messages = error;
+DROP DATABASE regress_sau_latin;
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;
-DROP ROLE regress_sau_alice, regress_sau_reader;
+DROP OWNED BY regress_sau_latin;
+DROP ROLE regress_sau_alice, regress_sau_reader, regress_sau_latin;
