@@ -311,6 +311,26 @@ $$;
 COMMENT ON FUNCTION softaudit.check_drop() IS
 'raises if a command dropped what the log is made of';
 
+CREATE FUNCTION softaudit.check_children() RETURNS void
+LANGUAGE plpgsql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    child regclass;
+BEGIN
+    SELECT i.inhrelid INTO child
+      FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent JOIN pg_class c ON c.oid = i.inhrelid
+     WHERE p.relnamespace = 'softaudit'::regnamespace AND (c.relnamespace <> p.relnamespace OR NOT c.relispartition)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'inheritance is refused on the audit log: %', child
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'The log is changed by softaudit''s functions only. To give it up for good, DROP EXTENSION softaudit CASCADE first.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION softaudit.check_children() IS
+'raises if a table that is none of the log''s parts inherits from it';
+
 CREATE FUNCTION softaudit.note_trigger_state(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$

@@ -323,7 +323,13 @@ softaudit_ddl_start(PG_FUNCTION_ARGS)
 			}
 			break;
 		case T_CreateStmt:
+		case T_CreateForeignTableStmt:
+			/* the one begins with the other */
 			check_inherits(((CreateStmt *) tree)->inhRelations, ((CreateStmt *) tree)->partbound != NULL);
+			break;
+		case T_AlterSeqStmt:
+			if (is_ours(((AlterSeqStmt *) tree)->sequence))
+				refuse("ALTER SEQUENCE");
 			break;
 		case T_RenameStmt:
 			{
@@ -486,6 +492,8 @@ softaudit_ddl_end(PG_FUNCTION_ARGS)
 			concerns = partitions || ((CreateStmt *) tree)->inhRelations != NIL || has_foreign_key((CreateStmt *) tree);
 			break;
 		case T_CreateSchemaStmt:
+			/* ddl_command_start does not come for what it makes */
+			run("SELECT softaudit.check_children()");
 			concerns = partitions = true;
 			break;
 		case T_CreateTrigStmt:

@@ -212,6 +212,24 @@ DROP ROLE :"latin";
 SET search_path = s40, public;
 SET client_min_messages = error;
 DROP DATABASE regress_sau_latin;
+-- nobody's rows show as the log's
+CALL t.err('CREATE SCHEMA s40_more CREATE TABLE kid () INHERITS (softaudit.events)');
+CALL t.err('CREATE SCHEMA s40_more CREATE TABLE kid PARTITION OF softaudit.log FOR VALUES IN (99)');
+CREATE FOREIGN DATA WRAPPER regress_sau_fdw;
+CREATE SERVER regress_sau_server FOREIGN DATA WRAPPER regress_sau_fdw;
+CALL t.err('CREATE FOREIGN TABLE s40.kid () INHERITS (softaudit.events) SERVER regress_sau_server');
+CALL t.err('CREATE FOREIGN TABLE s40.kid PARTITION OF softaudit.log FOR VALUES IN (99) SERVER regress_sau_server');
+CREATE FOREIGN TABLE kid () SERVER regress_sau_server;
+CALL t.err('ALTER FOREIGN TABLE s40.kid INHERIT softaudit.log_groups');
+CREATE FOREIGN TABLE kid2 () INHERITS (kid) SERVER regress_sau_server;
+DROP FOREIGN DATA WRAPPER regress_sau_fdw CASCADE;
+CREATE SCHEMA s40_more CREATE TABLE par (id integer) CREATE TABLE kid () INHERITS (par);
+DROP SCHEMA s40_more CASCADE;
+-- nor do ids come again
+CALL t.err('ALTER SEQUENCE softaudit.log_audit_id_seq RESTART');
+CALL t.err('ALTER SEQUENCE softaudit.event_id_seq INCREMENT 2');
+CREATE SEQUENCE mine;
+ALTER SEQUENCE mine RESTART INCREMENT 2;
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;
