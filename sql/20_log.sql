@@ -137,7 +137,8 @@ BEGIN
             client_port integer,
             backend_pid integer,
             context jsonb,
-            origin text
+            origin text,
+            ended_by timestamptz        -- its backend was gone by then: no log row after that refers to it
         );
         COMMENT ON TABLE softaudit.log_sessions IS
             'what many log rows share: session user, application, client, context, replication origin';

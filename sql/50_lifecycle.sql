@@ -233,6 +233,7 @@ DECLARE
     runs bigint[];
     g integer;
     run bigint;
+    is_shorter boolean := false;
 BEGIN
     PERFORM softaudit.check_top_level('softaudit.maintain()');
     this_run := softaudit.maintain_begin();
@@ -250,10 +251,15 @@ BEGIN
     -- never in a transaction with making one: the locks would add up
     FOREACH g IN ARRAY groups LOOP
         WHILE softaudit.retention_step(g) OPERATOR(pg_catalog.>) 0 LOOP
+            is_shorter := true;
             COMMIT;
         END LOOP;
         COMMIT;
     END LOOP;
+    IF is_shorter THEN
+        PERFORM softaudit.sweep_sessions();
+        COMMIT;
+    END IF;
     runs := softaudit.maintain_due();
     COMMIT;
     WHILE pg_catalog.cardinality(runs) OPERATOR(pg_catalog.>) 0 LOOP

@@ -100,3 +100,55 @@ END
 $$;
 COMMENT ON FUNCTION softaudit.retention_step_apply(integer) IS
 'retention_step() as the extension''s owner';
+
+CREATE FUNCTION softaudit.sweep_sessions() RETURNS bigint
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'softaudit_lifecycle_call';
+COMMENT ON FUNCTION softaudit.sweep_sessions() IS
+'deletes rows of log_sessions that are older than all of the log; returns how many; for whoever may execute maintain()';
+
+CREATE FUNCTION softaudit.sweep_sessions_apply() RETURNS bigint
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET lock_timeout = '2s' AS $$
+DECLARE
+    g integer;
+    oldest timestamptz := 'infinity';
+    first timestamptz;
+    swept bigint := 0;
+BEGIN
+    PERFORM softaudit.check_maintain();
+    /*
+     * Only the backend that wrote a session's row has its log rows refer to it, and once it
+     * is gone, they are all there and began before: what it prepared, too, if nothing is
+     * prepared now. So where the whole log began later, none of it refers to the row.
+     * Each of these statements sees what was there before the next one looks.
+     */
+    IF EXISTS (SELECT FROM pg_prepared_xacts x WHERE x.database = current_database()) THEN
+        RETURN 0;
+    END IF;
+    BEGIN
+        FOR g IN SELECT l.group_id FROM softaudit.log_groups l LOOP
+            -- a row that moves home is in the default leaf still, or its new leaf is seen next
+            EXECUTE format('SELECT min(changed_at) FROM softaudit.%I', 'log_g' || g || '_default') INTO first;
+            oldest := least(oldest, first);
+            SELECT min(b.lower_bound) INTO first FROM softaudit.partition_bounds(g) b;
+            oldest := least(oldest, first);
+        END LOOP;
+        -- clocks may be set back, by less than a day
+        DELETE FROM softaudit.log_sessions s WHERE s.ended_by < oldest - interval '1 day';
+        GET DIAGNOSTICS swept = ROW_COUNT;
+        -- who is seen in the table and not among the backends after that is gone; the time is read last
+        PERFORM pg_stat_clear_snapshot();
+        UPDATE softaudit.log_sessions s SET ended_by = clock_timestamp()
+         WHERE s.ended_by IS NULL AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.backend_pid);
+        IF swept > 0 THEN
+            RAISE NOTICE 'retention: % rows of softaudit.log_sessions deleted', swept;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        PERFORM softaudit.report(format('rows of softaudit.log_sessions: %s', SQLERRM));
+        swept := 0;
+    END;
+    RETURN swept;
+END
+$$;
+COMMENT ON FUNCTION softaudit.sweep_sessions_apply() IS
+'sweep_sessions() as the extension''s owner';

@@ -25,7 +25,7 @@ BEGIN
         END LOOP;
         -- capture() too: who adds a partition to his table clones its triggers; it checks what it is attached to
         IF f.proname IN ('enable', 'disable', 'reset', 'history', 'act_as', 'actor', 'is_active', 'changed_columns',
-                         'key_from_image', 'capture', 'check_top_level', 'maintain_groups', 'maintain_begin', 'maintain_step', 'retention_step', 'maintain_due', 'maintain_purge',
+                         'key_from_image', 'capture', 'check_top_level', 'maintain_groups', 'maintain_begin', 'maintain_step', 'retention_step', 'sweep_sessions', 'maintain_due', 'maintain_purge',
                          'maintain_end', 'purge', 'purge_begin', 'purge_step', 'purge_again', 'expire', 'unexpire', 'erase_run', 'status_run', 'advise_run',
                          'mark', 'deletion_stamp', 'deletion_stamp_utc', 'refuse_deleted', 'with_deleted', 'only_deleted',
                          'marker_column', 'ancestors', 'marker_column_above', 'live_index_definition', 'index_parts', 'conjuncts', 'live_unique', 'live_index', 'live_index_sql', 'check_index_owner', 'follow_keys', 'followed', 'restore', 'restore_conflicts', 'may_look', 'key_text', 'key_join', 'collate_by', 'key_as_text', 'key_literal') THEN

@@ -49,7 +49,7 @@ SELECT s25.try(c) AS state, c AS call FROM unnest(ARRAY[
     'SELECT softaudit.release(''s25.t'')', 'SELECT softaudit.release(''s25.t'', 1)', 'SELECT softaudit.release(''s25.t'', ''1'')',
     'SELECT * FROM softaudit.status', 'SELECT * FROM softaudit.advise()', 'SELECT softaudit.advise_run()', 'SELECT softaudit.status_run()',
     'SELECT softaudit.maintain_groups()', 'SELECT softaudit.maintain_begin()', 'SELECT softaudit.maintain_step(1)', 'SELECT softaudit.maintain_due()',
-    'SELECT softaudit.maintain_purge(1)', 'SELECT softaudit.maintain_end(1)', 'SELECT softaudit.retention_step(1)', 'SELECT softaudit.purge_begin(''s25.t'', ''0 days'', 1, false)',
+    'SELECT softaudit.maintain_purge(1)', 'SELECT softaudit.maintain_end(1)', 'SELECT softaudit.retention_step(1)', 'SELECT softaudit.sweep_sessions()', 'SELECT softaudit.purge_begin(''s25.t'', ''0 days'', 1, false)',
     'SELECT softaudit.purge_step(1)', 'SELECT softaudit.erase_run(''s25.t'', ''1'', ''r'', false)',
     'SELECT * FROM softaudit.log', 'SELECT * FROM softaudit.changes', 'SELECT * FROM softaudit.events', 'SET softaudit.hard_delete = on']) WITH ORDINALITY u (c, n) ORDER BY n;
 -- procedures that commit: from the top

@@ -230,6 +230,39 @@ CALL t.err('ALTER SEQUENCE softaudit.log_audit_id_seq RESTART');
 CALL t.err('ALTER SEQUENCE softaudit.event_id_seq INCREMENT 2');
 CREATE SEQUENCE mine;
 ALTER SEQUENCE mine RESTART INCREMENT 2;
+-- what sessions said of themselves goes when the whole log is younger
+CREATE TABLE swept (id integer PRIMARY KEY, v text);
+SELECT softaudit.enable('swept', soft_delete => false, keep_log => '1 year', log_group => 'swept');
+INSERT INTO swept VALUES (1, 'a'), (2, 'b');
+\set ECHO none
+SELECT group_id AS g FROM softaudit.log_groups WHERE group_name = 'swept' \gset
+-- as if it had been enabled then
+SET session_replication_role = replica;
+SELECT format('INSERT INTO softaudit.log_g%s_default SELECT audit_id, now() - make_interval(years => 11 - (l.new_data ->> ''id'')::integer), xid, -11 + (l.new_data ->> ''id'')::integer,
+                      row_ref, log_group, operation, changed_by, new_data FROM softaudit.log l WHERE log_group = %1$s', :g) \gexec
+INSERT INTO softaudit.log_sessions (session_id, created_at, session_user_name, application_name, backend_pid, ended_by) VALUES
+    (-12, now() - interval '12 years', 'gone', '', 0, now() - interval '11 years'),
+    (-10, now() - interval '12 years', 'in the first', '', 0, now() - interval '119 months'),
+    (-9, now() - interval '12 years', 'in the second', '', 0, now() - interval '107 months'),
+    (-8, now() - interval '12 years', 'still there', '', pg_backend_pid(), NULL),
+    (-7, now() - interval '12 years', 'not seen yet to be gone', '', 0, NULL);
+RESET session_replication_role;
+\set ECHO queries
+SELECT softaudit.hold('swept', 2, 'case');
+CALL softaudit.maintain();
+SELECT session_user_name, ended_by > now() - interval '1 hour' AS is_now FROM softaudit.log_sessions WHERE session_id < 0 ORDER BY session_id;
+SELECT count(*) AS dangling FROM softaudit.log l WHERE l.session_id < 0 AND NOT EXISTS (SELECT FROM softaudit.log_sessions s WHERE s.session_id = l.session_id);
+SELECT softaudit.release('swept', 2);
+SELECT count(*) FROM softaudit.log_groups g, LATERAL softaudit.partition_bounds(g.group_id) b WHERE g.group_name = 'swept' AND b.upper_bound <= now();
+BEGIN;
+INSERT INTO swept VALUES (3, 'c');
+PREPARE TRANSACTION 'regress_sau_swept';
+SELECT softaudit.sweep_sessions();
+ROLLBACK PREPARED 'regress_sau_swept';
+CALL softaudit.maintain();
+SELECT session_user_name FROM softaudit.log_sessions WHERE session_id < 0 ORDER BY session_id;
+CALL t.err('DELETE FROM softaudit.log_sessions');
+CALL t.err('UPDATE softaudit.log_sessions SET ended_by = now()');
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;
