@@ -258,11 +258,22 @@ CREATE FUNCTION softaudit.check_partition_by(step interval) RETURNS void
 LANGUAGE plpgsql IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    months integer := extract(year FROM step) * 12 + extract(month FROM step);
-    days integer := extract(day FROM step);
-    secs numeric := extract(hour FROM step) * 3600 + extract(minute FROM step) * 60 + extract(second FROM step);
+    months integer;
+    days integer;
+    secs numeric;
 BEGIN
-    IF NOT (months > 0 AND days = 0 AND secs = 0 OR
+    -- among them 'infinity', which has no parts; periods ahead of now are to be there
+    IF step > interval '1000 years' THEN
+        RAISE EXCEPTION 'partition_by cannot be "%"', step
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give at most ''1000 years''.';
+    END IF;
+    IF step > interval '0' THEN
+        months := extract(year FROM step) * 12 + extract(month FROM step);
+        days := extract(day FROM step);
+        secs := extract(hour FROM step) * 3600 + extract(minute FROM step) * 60 + extract(second FROM step);
+    END IF;
+    IF step <= interval '0' OR NOT (months > 0 AND days = 0 AND secs = 0 OR
             months = 0 AND days > 0 AND secs = 0 OR
             months = 0 AND days = 0 AND secs >= 3600 AND secs % 3600 = 0) THEN
         RAISE EXCEPTION 'partition_by cannot be "%"', step
@@ -272,7 +283,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION softaudit.check_partition_by(interval) IS
-'raises invalid_parameter_value unless the interval is a whole number of hours, days or months';
+'raises invalid_parameter_value unless the interval is a whole number of hours, days or months, 1000 years at most';
 
 CREATE FUNCTION softaudit.period_start(at timestamptz, step interval) RETURNS timestamptz
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE

@@ -263,6 +263,34 @@ CALL softaudit.maintain();
 SELECT session_user_name FROM softaudit.log_sessions WHERE session_id < 0 ORDER BY session_id;
 CALL t.err('DELETE FROM softaudit.log_sessions');
 CALL t.err('UPDATE softaudit.log_sessions SET ended_by = now()');
+-- intervals that no calendar has
+CREATE TABLE iv (id integer PRIMARY KEY);
+CALL t.err($$SELECT softaudit.enable('s40.iv', soft_delete => false, partition_by => '10000 years')$$);
+CALL t.err($$SELECT softaudit.enable('s40.iv', soft_delete => false, partition_by => '1000 years 1 day')$$);
+CALL t.err($$SELECT softaudit.enable('s40.iv', soft_delete => false, partition_by => '-10000 years')$$);
+CALL t.err($$SELECT softaudit.enable('s40.iv', soft_delete => false, partition_by => '100000000 days')$$);
+CALL t.err($$SELECT softaudit.enable('s40.iv', soft_delete => false, partition_by => '100000000 hours', log_group => 'iv')$$);
+CALL t.err($$SELECT softaudit.enable('s40.iv', soft_delete => false, partition_by => '2 months -1 day')$$);
+-- infinity itself from 17 on
+DO $$
+DECLARE
+    given text;
+    hint text;
+BEGIN
+    FOREACH given IN ARRAY '{infinity,-infinity}'::text[] LOOP
+        BEGIN
+            EXECUTE format('SELECT softaudit.enable(''s40.iv'', soft_delete => false, partition_by => %L)', given);
+            RAISE EXCEPTION 'no error';
+        EXCEPTION WHEN invalid_parameter_value OR invalid_datetime_format THEN
+            GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+            IF current_setting('server_version_num')::integer >= 170000 AND hint = '' THEN
+                RAISE;
+            END IF;
+        END;
+    END LOOP;
+END $$;
+SELECT softaudit.enable('iv', soft_delete => false, partition_by => '1000 years');
+SELECT softaudit.enable('iv', soft_delete => false, partition_by => '360000 days');
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;
