@@ -186,6 +186,8 @@ DECLARE
     args text[] := softaudit.key_args(target);
     names name[] := ARRAY(SELECT substr(a, strpos(a, ':') + 1)::name FROM unnest(args[2:]) a ORDER BY 1);
     is_same boolean;
+    types text[] := (SELECT k.key_types FROM softaudit.key_of(target) k);
+    retyped boolean;
 BEGIN
     SELECT * INTO known FROM softaudit.registry r WHERE r.table_id = of_table;
     IF names = '{}' THEN
@@ -209,13 +211,15 @@ BEGIN
                                 WHERE l.row_ref = of_table::bigint << 32 AND l.log_group = ANY (known.all_groups) AND l.audit_id >= known.key_gone
                                   AND l.row_key IS NULL AND l.operation <> 'TRUNCATE');
     END IF;
+    -- of jsonb, a number and its text are two keys
+    retyped := is_same AND 'jsonb' <> ALL (types) AND (known.key_retyped OR known.key_args <> '{}' AND known.key_types <> types);
     -- what a dump brought along stays as it is until the table is adopted
     IF is_same AND known.key_args[1] <> args[1] THEN
         args := known.key_args;
     END IF;
     UPDATE softaudit.registry r
-       SET key_args = args, key_gone = NULL, key_since = CASE WHEN is_same THEN r.key_since ELSE softaudit.next_audit_id() END
-     WHERE r.table_id = of_table AND (NOT is_same OR r.key_args <> args OR r.key_gone IS NOT NULL);
+       SET key_args = args, key_gone = NULL, key_since = CASE WHEN is_same THEN r.key_since ELSE softaudit.next_audit_id() END, key_retyped = retyped
+     WHERE r.table_id = of_table AND (NOT is_same OR r.key_args <> args OR r.key_gone IS NOT NULL OR r.key_retyped <> retyped);
     RETURN is_same;
 END
 $$;

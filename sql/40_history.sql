@@ -118,7 +118,9 @@ BEGIN
                 first_state := COALESCE(first_state, SQLSTATE);
                 CONTINUE;
             END;
-            RETURN QUERY SELECT h.* FROM softaudit.history_of_key(t.table_id, image) h;
+            RETURN QUERY SELECT (u.h).* FROM (SELECT DISTINCT ON (h.audit_id) h::softaudit.change AS h
+                                                FROM softaudit.key_forms(t.table_id, image, image) f CROSS JOIN LATERAL softaudit.history_of_key(t.table_id, f) h
+                                               ORDER BY h.audit_id) u;
         END LOOP;
     END IF;
     IF any_known AND NOT any_read THEN

@@ -89,11 +89,22 @@ typedef struct Event
 	int64		other_ref;
 } Event;
 
+/* Another image of the same key. */
+typedef struct KeyForm
+{
+	Jsonb	   *key;
+	int64		ref;
+} KeyForm;
+
+/* Of so many columns of a key other forms are looked for. */
+#define MAX_TWO_FORMS	4
+
 /* All that the log has of a key, oldest first. */
 typedef struct KeyLog
 {
 	Jsonb	   *key;
 	int64		ref;
+	List	   *forms;			/* KeyForm */
 	Event	   *events;
 	int			n;
 	int			cap;
@@ -130,6 +141,7 @@ typedef struct Reading
 	char	  **image_key;
 	int			n_image_key;
 	int64		key_since;		/* log rows before this one have another key's values */
+	bool		is_retyped;		/* keys have other forms, too */
 	List	   *leaves;			/* of the log */
 	List	   *keys;			/* KeyLog */
 	KeyLog	   *truncates;		/* when the whole table was emptied; read at need */
@@ -353,6 +365,127 @@ same_key(Jsonb *a, Jsonb *b)
 	return true;
 }
 
+/*
+ * The number that a key is indexed by, of an image without its table: its columns are
+ * called what the key's are called now (or last), or were when the table was enabled.
+ */
+static int64
+ref_of_image(int32 table_id, const JsonbContainer *key)
+{
+	int			n = JsonContainerSize(key);
+	int			order[INDEX_MAX_KEYS];
+	int			first_order[INDEX_MAX_KEYS];
+	int			n_names;
+	int			known = -1;
+	char	  **names;
+
+	if (n == 1 || n > INDEX_MAX_KEYS)
+		return sau_image_row_ref(table_id, key, NULL);
+	names = sau_registry_key_columns(table_id, &n_names);
+	if (n_names == n)
+		known = sau_image_key_order(key, names, n, order);
+	names = sau_registry_image_key(table_id, &n_names);
+	if (n_names == n && known < n && sau_image_key_order(key, names, n, first_order) > known)
+		return sau_image_row_ref(table_id, key, first_order);
+	return sau_image_row_ref(table_id, key, known >= 0 ? order : NULL);
+}
+
+/* A number for its text, or the text for a number that is written as PostgreSQL writes it; false for any other value. */
+static bool
+other_form(JsonbValue *value)
+{
+	if (value->type == jbvNumeric)
+	{
+		char	   *digits = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+
+		value->type = jbvString;
+		value->val.string.val = digits;
+		value->val.string.len = strlen(digits);
+		return true;
+	}
+	if (value->type == jbvString)
+	{
+		char	   *digits = pnstrdup(value->val.string.val, value->val.string.len);
+		char	   *p = digits + (*digits == '-');
+		size_t		whole = strspn(p, "0123456789");
+		size_t		rest = p[whole] == '.' ? strspn(p + whole + 1, "0123456789") : 0;
+
+		if (whole == 0 || whole > 100 || rest > 100 || (*p == '0' && whole > 1) ||
+			p[whole + (p[whole] == '.') + rest] != '\0' || (p[whole] == '.' && rest == 0))
+			return false;
+		value->type = jbvNumeric;
+		value->val.numeric = DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(digits),
+																 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		return true;
+	}
+	return false;
+}
+
+/*
+ * The images that a key was logged by where its columns were of other types: for a number
+ * its text and the other way round, in each of the first columns that have both.
+ */
+static void
+add_forms(Reading *reading, KeyLog *log)
+{
+	int			n = JB_ROOT_COUNT(log->key);
+
+	for (int mask = 1; reading->is_retyped && mask < 1 << Min(n, MAX_TWO_FORMS); mask++)
+	{
+		SauJsonbState state = {0};
+		KeyForm    *form;
+		int			i;
+
+		sau_compat_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
+		for (i = 0; i < n; i++)
+		{
+			JsonbValue	name;
+			JsonbValue *value;
+
+			(void) value_at(log->key, i, &name);
+			value = getKeyJsonValueFromContainer(&log->key->root, name.val.string.val, name.val.string.len, NULL);
+			if (i < MAX_TWO_FORMS && (mask & (1 << i)) && !other_form(value))
+				break;
+			sau_compat_push_jsonb(&state, WJB_KEY, &name);
+			sau_compat_push_jsonb(&state, WJB_VALUE, value);
+		}
+		if (i < n)
+			continue;
+		sau_compat_push_jsonb(&state, WJB_END_OBJECT, NULL);
+		form = palloc(sizeof(KeyForm));
+		form->key = JsonbValueToJsonb(state.result);
+		form->ref = ref_of_image(reading->rel->table_id, &form->key->root);
+		log->forms = lappend(log->forms, form);
+	}
+}
+
+/* Is a key image the log's key, in one of its forms? */
+static bool
+is_key(KeyLog *log, Jsonb *key)
+{
+	ListCell   *lc;
+
+	if (key == NULL)
+		return false;
+	if (same_key(key, log->key))
+		return true;
+	foreach(lc, log->forms)
+		if (same_key(key, ((KeyForm *) lfirst(lc))->key))
+			return true;
+	return false;
+}
+
+static bool
+is_ref(KeyLog *log, int64 ref)
+{
+	ListCell   *lc;
+
+	foreach(lc, log->forms)
+		if (((KeyForm *) lfirst(lc))->ref == ref)
+			return true;
+	return log->ref == ref;
+}
+
 /* A log row's key, and its old key if it changed; NULL where there is none. */
 static void
 keys_of_row(Reading *reading, HeapTuple tuple, TupleDesc desc, Jsonb **key, Jsonb **old_key)
@@ -434,8 +567,8 @@ see_event(Reading *reading, KeyLog *log, HeapTuple tuple, TupleDesc desc, Event 
 	else if (is_erased(tuple, desc))
 	{
 		/* the digest, which brought us here, is all there is */
-		is_now = ref == log->ref;
-		was_before = old_ref == log->ref;
+		is_now = is_ref(log, ref);
+		was_before = is_ref(log, old_ref);
 	}
 	else
 	{
@@ -443,8 +576,8 @@ see_event(Reading *reading, KeyLog *log, HeapTuple tuple, TupleDesc desc, Event 
 		Jsonb	   *old_key;
 
 		keys_of_row(reading, tuple, desc, &key, &old_key);
-		is_now = key && same_key(key, log->key);
-		was_before = changed ? old_key && same_key(old_key, log->key) : is_now;
+		is_now = is_key(log, key);
+		was_before = changed ? is_key(log, old_key) : is_now;
 		event->other = is_now ? old_key : key;
 		event->other_ref = is_now ? old_ref : ref;
 	}
@@ -464,7 +597,7 @@ see_event(Reading *reading, KeyLog *log, HeapTuple tuple, TupleDesc desc, Event 
 }
 
 static void
-scan_index(Reading *reading, KeyLog *log, Relation leaf, Oid indexid, TupleDesc desc)
+scan_index(Reading *reading, KeyLog *log, int64 ref, Relation leaf, Oid indexid, TupleDesc desc)
 {
 	Relation	index;
 	IndexScanDesc scan;
@@ -475,7 +608,7 @@ scan_index(Reading *reading, KeyLog *log, Relation leaf, Oid indexid, TupleDesc 
 		return;
 	index = index_open(indexid, AccessShareLock);
 	slot = table_slot_create(leaf, NULL);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(log->ref));
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(ref));
 	scan = sau_compat_index_beginscan(leaf, index, GetActiveSnapshot(), 1);
 	index_rescan(scan, &key, 1, NULL, 0);
 	while (index_getnext_slot(scan, ForwardScanDirection, slot))
@@ -510,13 +643,21 @@ scan_leaf(Reading *reading, KeyLog *log, Oid leafid)
 	Relation	leaf = try_table_open(leafid, AccessShareLock);
 	SauLeaf		info;
 	TupleDesc	desc;
+	ListCell   *lc;
 
 	if (leaf == NULL)
 		return;
 	desc = CreateTupleDescCopy(RelationGetDescr(leaf));
 	sau_partition_leaf_indexes(leaf, &info);
-	scan_index(reading, log, leaf, info.key_index, desc);
-	scan_index(reading, log, leaf, info.old_key_index, desc);
+	scan_index(reading, log, log->ref, leaf, info.key_index, desc);
+	scan_index(reading, log, log->ref, leaf, info.old_key_index, desc);
+	foreach(lc, log->forms)
+	{
+		int64		ref = ((KeyForm *) lfirst(lc))->ref;
+
+		scan_index(reading, log, ref, leaf, info.key_index, desc);
+		scan_index(reading, log, ref, leaf, info.old_key_index, desc);
+	}
 	table_close(leaf, AccessShareLock);
 }
 
@@ -548,11 +689,13 @@ read_key(Reading *reading, Jsonb *key, int64 ref)
 
 	log->key = key;
 	log->ref = ref;
+	if (key)
+		add_forms(reading, log);
 	foreach(lc, reading->leaves)
 		scan_leaf(reading, log, lfirst_oid(lc));
 	if (log->n > 1)
 		qsort(log->events, log->n, sizeof(Event), compare_events);
-	/* a change between keys that share a digest is found by both indexes */
+	/* a change between keys that share a digest is found by both indexes, forms may share one, too */
 	for (int i = 0; i < log->n; i++)
 		if (n == 0 || log->events[n - 1].audit_id != log->events[i].audit_id)
 			log->events[n++] = log->events[i];
@@ -569,7 +712,7 @@ log_of_key(Reading *reading, Jsonb *key, int64 ref)
 	foreach(lc, reading->keys)
 	{
 		log = lfirst(lc);
-		if (log->ref == ref && same_key(log->key, key))
+		if (is_ref(log, ref) && is_key(log, key))
 			return log;
 	}
 	log = read_key(reading, key, ref);
@@ -1000,6 +1143,7 @@ softaudit_history(PG_FUNCTION_ARGS)
 		init_reading(&reading, rel, key, sau_image_key_ref(rel, relation, key), stretch);
 		if (rel->rootid == rel->relid)
 			reading.key_since = first_with_key(rel, relation);
+		reading.is_retyped = sau_registry_key_retyped(rel->table_id);
 		if (by_columns)
 			reading.columns = RelationGetDescr(relation);
 		read_segments(&reading);
@@ -1009,31 +1153,6 @@ softaudit_history(PG_FUNCTION_ARGS)
 	sau_registry_release(rel);
 	relation_close(relation, AccessShareLock);
 	return (Datum) 0;
-}
-
-/*
- * The number that a key is indexed by, of an image without its table: its columns are
- * called what the key's are called now (or last), or were when the table was enabled.
- */
-static int64
-ref_of_image(int32 table_id, const JsonbContainer *key)
-{
-	int			n = JsonContainerSize(key);
-	int			order[INDEX_MAX_KEYS];
-	int			first_order[INDEX_MAX_KEYS];
-	int			n_names;
-	int			known = -1;
-	char	  **names;
-
-	if (n == 1 || n > INDEX_MAX_KEYS)
-		return sau_image_row_ref(table_id, key, NULL);
-	names = sau_registry_key_columns(table_id, &n_names);
-	if (n_names == n)
-		known = sau_image_key_order(key, names, n, order);
-	names = sau_registry_image_key(table_id, &n_names);
-	if (n_names == n && known < n && sau_image_key_order(key, names, n, first_order) > known)
-		return sau_image_row_ref(table_id, key, first_order);
-	return sau_image_row_ref(table_id, key, known >= 0 ? order : NULL);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_history_of_key);

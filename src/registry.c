@@ -50,6 +50,7 @@
 #define REGISTRY_KEY_COLUMNS	10
 #define REGISTRY_KEY_SINCE		11
 #define REGISTRY_KEY_ARGS		12	/* of the key columns: identity, then number, ':', name */
+#define REGISTRY_KEY_RETYPED	14
 
 /* Arguments of the capture trigger, as setup's SQL writes them. */
 #define ARG_TABLE_ID	0
@@ -357,7 +358,7 @@ registry_row(int32 table_id, Oid relid, TupleDesc *desc)
 {
 	static const Oid types[] = {
 		INT4OID, REGCLASSOID, INT4OID, NAMEOID, NAMEOID, NAMEARRAYOID, NAMEARRAYOID, INT4ARRAYOID, NAMEARRAYOID,
-		NAMEARRAYOID, INT8OID, TEXTARRAYOID
+		NAMEARRAYOID, INT8OID, TEXTARRAYOID, INT8OID, BOOLOID
 	};
 	Relation	registry = table_open(sau_registry_relid("registry", false), AccessShareLock);
 	Oid			index = sau_registry_relid(table_id != 0 ? "registry_pkey" : "registry_relation_key", false);
@@ -458,6 +459,17 @@ sau_registry_key_since(int32 table_id, Oid relid, const AttrNumber *attnums, int
 			return PG_INT64_MAX;
 	}
 	return since;
+}
+
+/* Were the columns of the table's key of other types once? */
+bool
+sau_registry_key_retyped(int32 table_id)
+{
+	TupleDesc	desc;
+	HeapTuple	tuple = registry_row(table_id, InvalidOid, &desc);
+	bool		isnull;
+
+	return HeapTupleIsValid(tuple) && DatumGetBool(heap_getattr(tuple, REGISTRY_KEY_RETYPED, desc, &isnull));
 }
 
 /* Read a description's part of the registry; false if there is no such row. */

@@ -291,6 +291,46 @@ BEGIN
 END $$;
 SELECT softaudit.enable('iv', soft_delete => false, partition_by => '1000 years');
 SELECT softaudit.enable('iv', soft_delete => false, partition_by => '360000 days');
+-- a key of another type is the same key
+CREATE TABLE rt (id integer PRIMARY KEY, v text);
+SELECT softaudit.enable('rt', soft_delete => false);
+INSERT INTO rt VALUES (1, 'a'), (2, 'gone'), (10, 'c');
+UPDATE rt SET id = 3 WHERE id = 10;
+UPDATE rt SET v = 'b' WHERE id = 1;
+DELETE FROM rt WHERE id = 2;
+ALTER TABLE rt ALTER id TYPE text;
+UPDATE rt SET v = v || '!';
+INSERT INTO rt VALUES ('2', 'regress_sau_alice'), ('01', 'other');
+UPDATE rt SET id = '4' WHERE id = '3';
+SELECT seen('rt', '1');
+SELECT seen('rt', '01');
+SELECT seen('rt', '2');
+SELECT seen('rt', '4');
+SELECT operation, row_key FROM softaudit.history_of('s40', 'rt', '1');
+SELECT count(*) FROM softaudit.history_of('s40', 'rt', '2');
+-- under row security, the row's that has it now
+ALTER TABLE rt ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON rt USING (v = current_user);
+GRANT SELECT ON rt TO regress_sau_alice;
+SET ROLE regress_sau_alice;
+SELECT seen('rt', '2');
+SELECT seen('rt', '1');
+RESET ROLE;
+SELECT images_removed FROM softaudit.erase('rt', '1'::text, 'request', dry_run => true);
+DELETE FROM rt WHERE id = '01';
+ALTER TABLE rt ALTER id TYPE integer USING id::integer;
+UPDATE rt SET v = v || '?' WHERE id = 1;
+SELECT count(*) FROM softaudit.history('rt', 1);
+SELECT rows_deleted, images_removed FROM softaudit.erase('rt', 1, 'request');
+SELECT operation, row_key FROM softaudit.history('rt', 1);
+-- one of two columns, and what is no number
+CREATE TABLE rt2 (a text, b integer, PRIMARY KEY (a, b));
+SELECT softaudit.enable('rt2', soft_delete => false);
+INSERT INTO rt2 VALUES ('x', -1), ('7.5', 2), ('-', 3), ('1.', 4);
+ALTER TABLE rt2 ALTER b TYPE text;
+SELECT a, (SELECT count(*) FROM softaudit.history('rt2', to_jsonb(rt2))) FROM rt2 ORDER BY b;
+ALTER TABLE rt2 ALTER b TYPE jsonb USING b::jsonb;
+SELECT a, (SELECT count(*) FROM softaudit.history('rt2', to_jsonb(rt2))) FROM rt2 ORDER BY a;
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;
