@@ -94,6 +94,7 @@ BEGIN
             key_args text[] NOT NULL DEFAULT '{}',      -- the last key there was: the table's identity, then columns by number and name
             key_gone bigint,                            -- the log row from which on the table has had no key
             key_retyped boolean NOT NULL DEFAULT false, -- the same columns were of other types once
+            column_since text[] NOT NULL DEFAULT '{}',  -- the table's identity, then columns by number, first log row that has them, name
             ignore name[] NOT NULL DEFAULT '{}',
             images text NOT NULL DEFAULT 'full',
             audit boolean NOT NULL DEFAULT true,

@@ -226,6 +226,31 @@ $$;
 COMMENT ON FUNCTION softaudit.follow_key(integer, regclass) IS
 'notes whether a table''s primary key is of the columns that it was of last, whatever they are called: else no log row from before has it';
 
+CREATE FUNCTION softaudit.follow_columns(of_table integer, target regclass, is_adopted boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    known text[] := (SELECT r.column_since FROM softaudit.registry r WHERE r.table_id = of_table);
+    identity text := softaudit.identity(target);
+    now_there text[];
+    is_new boolean;
+BEGIN
+    SELECT identity || array_agg(concat_ws(':', a.attnum, COALESCE(k.since, CASE WHEN known = '{}' THEN 0 ELSE softaudit.next_audit_id() END), a.attname) ORDER BY a.attnum),
+           bool_or(k.since IS NULL) OR count(*) <> cardinality(known) - 1
+      INTO now_there, is_new
+      FROM pg_attribute a
+      -- restored: names are right and numbers are not
+      LEFT JOIN (SELECT m[1]::smallint AS attnum, m[2]::bigint AS since, m[3] AS name
+                   FROM unnest(known[2:]) c CROSS JOIN LATERAL regexp_match(c, '^([0-9]+):([0-9]+):(.*)$') m) k
+        ON k.name = a.attname AND (k.attnum = a.attnum OR known[1] <> identity)
+     WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped;
+    UPDATE softaudit.registry r SET column_since = now_there
+     WHERE r.table_id = of_table AND (is_new OR is_adopted AND known[1] <> identity);
+END
+$$;
+COMMENT ON FUNCTION softaudit.follow_columns(integer, regclass, boolean) IS
+'notes from which log row on a name is that of a column which the table has now: before, it may have been another one''s';
+
 CREATE FUNCTION softaudit.key_computed(target regclass, column_name text) RETURNS void
 LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -537,6 +562,7 @@ BEGIN
     RETURNING * INTO known;
 
     PERFORM softaudit.follow_key(known.table_id, target);
+    PERFORM softaudit.follow_columns(known.table_id, target, true);
 
     /*
      * Told by the catalog to every session: the trigger's arguments are the settings.  The

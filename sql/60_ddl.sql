@@ -32,6 +32,7 @@ BEGIN
         RETURN;
     END IF;
     is_same_key := softaudit.follow_key(known.table_id, target);
+    PERFORM softaudit.follow_columns(known.table_id, target, false);
     -- holds on rows name the key's columns
     new_key := (SELECT k.key_columns FROM softaudit.key_of(target) k);
     IF is_same_key AND new_key <> known.key_columns AND cardinality(new_key) = cardinality(known.key_columns)
@@ -100,6 +101,9 @@ BEGIN
     IF known.key_args[1] <> present[1] AND ARRAY(SELECT substr(a, strpos(a, ':') + 1) FROM unnest(known.key_args[2:]) a ORDER BY 1) =
                                            ARRAY(SELECT substr(a, strpos(a, ':') + 1) FROM unnest(present[2:]) a ORDER BY 1) THEN
         UPDATE softaudit.registry r SET key_args = present WHERE r.table_id = known.table_id;
+    END IF;
+    IF known.table_id IS NOT NULL THEN
+        PERFORM softaudit.follow_columns(known.table_id, target, true);
     END IF;
     IF known.table_id IS NULL OR args IS NULL OR args[1] <> known.table_id::text OR args[2] = softaudit.identity(target) THEN
         RETURN;

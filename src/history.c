@@ -8,8 +8,8 @@
  * the reading.
  *
  * Who may see: whoever may SELECT all columns of the table.  Who may by grants on the
- * columns alone sees of the images what they name now; a column that was dropped was
- * never granted to him.  Where row security applies to him, the row must be visible to
+ * columns alone sees of the images those columns; one that was dropped, and had the name
+ * of one that is there now perhaps, was never granted to him.  Where row security applies to him, the row must be visible to
  * him now.  When in doubt, nothing.
  *
  * An UPDATE of the key ties two keys together.  From the key that was asked for, its
@@ -151,6 +151,7 @@ typedef struct Reading
 	int			cap;
 	HTAB	   *seen;			/* audit_id, so that a row is shown once */
 	TupleDesc	columns;		/* those that images are shown of; NULL for all they hold */
+	int64	   *column_since;	/* from which log row on, by attnum - 1 */
 } Reading;
 
 /* ---- who may see ---- */
@@ -953,23 +954,24 @@ changed_columns(Jsonb *old_data, Jsonb *new_data)
 	return construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
 }
 
+/* Did the log row have a column that the table has now under this name? */
 static bool
-has_column(TupleDesc columns, const JsonbValue *name)
+had_column(Reading *reading, int64 audit_id, const JsonbValue *name)
 {
-	for (int i = 0; i < columns->natts; i++)
+	for (int i = 0; i < reading->columns->natts; i++)
 	{
-		Form_pg_attribute att = TupleDescAttr(columns, i);
+		Form_pg_attribute att = TupleDescAttr(reading->columns, i);
 
-		if (!att->attisdropped && strlen(NameStr(att->attname)) == name->val.string.len &&
+		if (!att->attisdropped && audit_id >= reading->column_since[i] && strlen(NameStr(att->attname)) == name->val.string.len &&
 			memcmp(NameStr(att->attname), name->val.string.val, name->val.string.len) == 0)
 			return true;
 	}
 	return false;
 }
 
-/* An image without what is no column of the table any more. */
+/* An image without what is no column of the table any more, where the reader may not see that. */
 static Jsonb *
-image_of_columns(Jsonb *image, TupleDesc columns)
+shown_image(Reading *reading, int64 audit_id, Jsonb *image)
 {
 	SauJsonbState state = {0};
 	JsonbIterator *it;
@@ -977,7 +979,7 @@ image_of_columns(Jsonb *image, TupleDesc columns)
 	JsonbValue	name;
 	JsonbValue	value;
 
-	if (image == NULL || columns == NULL)
+	if (image == NULL || reading->columns == NULL)
 		return image;
 	it = JsonbIteratorInit(&image->root);
 	sau_compat_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
@@ -986,7 +988,7 @@ image_of_columns(Jsonb *image, TupleDesc columns)
 		if (token != WJB_KEY)
 			continue;
 		JsonbIteratorNext(&it, &value, true);
-		if (!has_column(columns, &name))
+		if (!had_column(reading, audit_id, &name))
 			continue;
 		sau_compat_push_jsonb(&state, WJB_KEY, &name);
 		sau_compat_push_jsonb(&state, WJB_VALUE, &value);
@@ -1029,8 +1031,8 @@ show_rows(FunctionCallInfo fcinfo, Reading *reading)
 		Datum		values[CHANGES_NATTS] = {0};
 		bool		nulls[CHANGES_NATTS] = {false};
 		MemoryContext old = MemoryContextSwitchTo(cxt);
-		Jsonb	   *old_data = image_of_columns(get_jsonb(tuple, desc, SAU_LOG_OLD_DATA), reading->columns);
-		Jsonb	   *new_data = image_of_columns(get_jsonb(tuple, desc, SAU_LOG_NEW_DATA), reading->columns);
+		Jsonb	   *old_data = shown_image(reading, reading->found[i].audit_id, get_jsonb(tuple, desc, SAU_LOG_OLD_DATA));
+		Jsonb	   *new_data = shown_image(reading, reading->found[i].audit_id, get_jsonb(tuple, desc, SAU_LOG_NEW_DATA));
 		Jsonb	   *key;
 		Jsonb	   *old_key;
 
@@ -1145,7 +1147,10 @@ softaudit_history(PG_FUNCTION_ARGS)
 			reading.key_since = first_with_key(rel, relation);
 		reading.is_retyped = sau_registry_key_retyped(rel->table_id);
 		if (by_columns)
+		{
 			reading.columns = RelationGetDescr(relation);
+			reading.column_since = sau_registry_column_since(rel->table_id, rel->rootid, relation);
+		}
 		read_segments(&reading);
 		show_rows(fcinfo, &reading);
 	}

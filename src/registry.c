@@ -51,6 +51,7 @@
 #define REGISTRY_KEY_SINCE		11
 #define REGISTRY_KEY_ARGS		12	/* of the key columns: identity, then number, ':', name */
 #define REGISTRY_KEY_RETYPED	14
+#define REGISTRY_COLUMN_SINCE	15	/* identity, then number, ':', log row, ':', name */
 
 /* Arguments of the capture trigger, as setup's SQL writes them. */
 #define ARG_TABLE_ID	0
@@ -358,7 +359,7 @@ registry_row(int32 table_id, Oid relid, TupleDesc *desc)
 {
 	static const Oid types[] = {
 		INT4OID, REGCLASSOID, INT4OID, NAMEOID, NAMEOID, NAMEARRAYOID, NAMEARRAYOID, INT4ARRAYOID, NAMEARRAYOID,
-		NAMEARRAYOID, INT8OID, TEXTARRAYOID, INT8OID, BOOLOID
+		NAMEARRAYOID, INT8OID, TEXTARRAYOID, INT8OID, BOOLOID, TEXTARRAYOID
 	};
 	Relation	registry = table_open(sau_registry_relid("registry", false), AccessShareLock);
 	Oid			index = sau_registry_relid(table_id != 0 ? "registry_pkey" : "registry_relation_key", false);
@@ -470,6 +471,49 @@ sau_registry_key_retyped(int32 table_id)
 	bool		isnull;
 
 	return HeapTupleIsValid(tuple) && DatumGetBool(heap_getattr(tuple, REGISTRY_KEY_RETYPED, desc, &isnull));
+}
+
+/*
+ * The first log row whose image may have a column of this relation under the name that it
+ * has now, by attnum - 1; the largest number if that is not known.  The relation is the
+ * enabled table, or a part of it.
+ */
+int64 *
+sau_registry_column_since(int32 table_id, Oid rootid, Relation relation)
+{
+	TupleDesc	columns = RelationGetDescr(relation);
+	int64	   *since = palloc0(Max(columns->natts, 1) * sizeof(int64));
+	TupleDesc	desc;
+	HeapTuple	tuple = registry_row(table_id, InvalidOid, &desc);
+	bool		isnull;
+	bool		by_number;
+	Datum	   *args;
+	int			n;
+
+	if (!HeapTupleIsValid(tuple))
+		return since;
+	deconstruct_array(DatumGetArrayTypeP(heap_getattr(tuple, REGISTRY_COLUMN_SINCE, desc, &isnull)),
+					  TEXTOID, -1, false, TYPALIGN_INT, &args, NULL, &n);
+	if (n == 0)
+		return since;
+	by_number = rootid == RelationGetRelid(relation) &&
+		strcmp(TextDatumGetCString(args[0]), sau_registry_identity(rootid)) == 0;
+	for (int i = 0; i < columns->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(columns, i);
+
+		since[i] = PG_INT64_MAX;
+		for (int j = 1; j < n; j++)
+		{
+			char	   *rest;
+			long		attnum = strtol(TextDatumGetCString(args[j]), &rest, 10);
+			int64		first = strtoll(rest + 1, &rest, 10);
+
+			if (strcmp(rest + 1, NameStr(att->attname)) == 0 && (!by_number || attnum == att->attnum))
+				since[i] = first;
+		}
+	}
+	return since;
 }
 
 /* Read a description's part of the registry; false if there is no such row. */

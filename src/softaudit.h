@@ -203,6 +203,7 @@ extern void sau_registry_names(int32 table_id, char **schema_name, char **table_
 extern char **sau_registry_image_key(int32 table_id, int *n);
 extern char **sau_registry_key_columns(int32 table_id, int *n);
 extern bool sau_registry_key_retyped(int32 table_id);
+extern int64 *sau_registry_column_since(int32 table_id, Oid rootid, Relation relation);
 extern int64 sau_registry_key_since(int32 table_id, Oid relid, const AttrNumber *attnums, int nkeys);
 extern void sau_registry_hold(SauRel *rel);
 extern void sau_registry_release(SauRel *rel);

@@ -331,6 +331,52 @@ ALTER TABLE rt2 ALTER b TYPE text;
 SELECT a, (SELECT count(*) FROM softaudit.history('rt2', to_jsonb(rt2))) FROM rt2 ORDER BY b;
 ALTER TABLE rt2 ALTER b TYPE jsonb USING b::jsonb;
 SELECT a, (SELECT count(*) FROM softaudit.history('rt2', to_jsonb(rt2))) FROM rt2 ORDER BY a;
+-- nor does a grant on a column reach another one that had its name before
+CREATE TABLE cs (id integer PRIMARY KEY, name text, ssn text, "a:b" text);
+SELECT softaudit.enable('cs', soft_delete => false);
+INSERT INTO cs VALUES (1, 'ann', '123', 'x');
+ALTER TABLE cs DROP ssn;
+ALTER TABLE cs ADD ssn text;
+UPDATE cs SET ssn = '4..';
+GRANT SELECT (id, name, ssn, "a:b") ON cs TO regress_sau_reader;
+SET ROLE regress_sau_reader;
+SELECT seen('cs', '1');
+RESET ROLE;
+ALTER TABLE cs DROP ssn, ADD ssn text;
+ALTER TABLE cs DROP name;
+ALTER TABLE cs RENAME "a:b" TO name;
+UPDATE cs SET ssn = '5..';
+GRANT SELECT (ssn) ON cs TO regress_sau_reader;
+SET ROLE regress_sau_reader;
+SELECT seen('cs', '1');
+RESET ROLE;
+-- in a restored table, too
+UPDATE softaudit.registry SET column_since[1] = 'elsewhere', column_since[2] = '9:0:id' WHERE relation = 'cs'::regclass;
+SET ROLE regress_sau_reader;
+SELECT seen('cs', '1');
+RESET ROLE;
+ALTER TABLE cs DROP ssn, ADD ssn text;
+GRANT SELECT (ssn) ON cs TO regress_sau_reader;
+-- what nobody followed is not shown
+SET session_replication_role = replica;
+ALTER TABLE cs DROP name, ADD name text;
+RESET session_replication_role;
+GRANT SELECT (name) ON cs TO regress_sau_reader;
+SET ROLE regress_sau_reader;
+SELECT seen('cs', '1');
+RESET ROLE;
+-- a partition has its columns elsewhere
+CREATE TABLE cp (id integer PRIMARY KEY, gone text, name text) PARTITION BY RANGE (id);
+CREATE TABLE cp_1 (name text, gone text, id integer NOT NULL);
+ALTER TABLE cp ATTACH PARTITION cp_1 FOR VALUES FROM (0) TO (10);
+SELECT softaudit.enable('cp', soft_delete => false);
+INSERT INTO cp VALUES (1, 'x', 'ann');
+ALTER TABLE cp DROP gone;
+GRANT SELECT (id, name) ON cp TO regress_sau_reader;
+GRANT SELECT ON cp_1 TO regress_sau_reader;
+SET ROLE regress_sau_reader;
+SELECT seen('cp', '1'), seen('cp_1', '1');
+RESET ROLE;
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;
