@@ -211,8 +211,9 @@ BEGIN
                                 WHERE l.row_ref = of_table::bigint << 32 AND l.log_group = ANY (known.all_groups) AND l.audit_id >= known.key_gone
                                   AND l.row_key IS NULL AND l.operation <> 'TRUNCATE');
     END IF;
-    -- of jsonb, a number and its text are two keys
-    retyped := is_same AND 'jsonb' <> ALL (types) AND (known.key_retyped OR known.key_args <> '{}' AND known.key_types <> types);
+    -- of jsonb, a number and its text are two keys; of a key that was away the types are not known, of one that a restore makes later they are as they were
+    retyped := is_same AND 'jsonb' <> ALL (types) AND (known.key_retyped OR known.key_args <> '{}' AND
+                   CASE WHEN known.key_types = '{}' THEN known.key_gone IS NOT NULL ELSE known.key_types <> types END);
     -- what a dump brought along stays as it is until the table is adopted
     IF is_same AND known.key_args[1] <> args[1] THEN
         args := known.key_args;
