@@ -9,8 +9,8 @@
  *
  * Who may see: whoever may SELECT all columns of the table.  Who may by grants on the
  * columns alone sees of the images those columns; one that was dropped, and had the name
- * of one that is there now perhaps, was never granted to him.  Where row security applies to him, the row must be visible to
- * him now.  When in doubt, nothing.
+ * of one that is there now perhaps, was never granted to him.  Where row security applies
+ * to him, the row must be visible to him now.  When in doubt, nothing.
  *
  * An UPDATE of the key ties two keys together.  From the key that was asked for, its
  * predecessors are followed back from the change on, its successors forward; under each,

@@ -3,7 +3,7 @@
  *		The map of the module: what each file offers to the files above it.
  *
  * Calls go down only.  The floors, lowest first:
- *	 0 softaudit.h, compat.h, buf, extend, guard	1 guc	2 registry, pins	3 actor, owner, codec, partition, marker
+ *	 0 softaudit.h, compat.h, buf, extend, guard, ancestors	1 guc	2 registry, pins	3 actor, owner, codec, partition, marker
  *	 4 image, append, lifecycle	5 log, key, mark, exempt, shown, keyquery	6 capture, history, ddl, setup, filter, fkey, worker	7 module
  */
 #ifndef SOFTAUDIT_H
