@@ -588,7 +588,9 @@ CREATE FUNCTION softaudit.before_index_rename(index_id oid, new_name text) RETUR
 LANGUAGE plpgsql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM softaudit.ensure_replaced();
+    IF to_regclass('softaudit.replaced_constraints') IS NULL THEN
+        RETURN;
+    END IF;
     -- what it stands for is made again under the new name, unless it was adopted
     UPDATE softaudit.replaced_constraints c
        SET index_name = new_name::name, name = CASE WHEN c.name = c.index_name THEN new_name::name ELSE c.name END
@@ -608,7 +610,9 @@ DECLARE
     whole_id integer := (SELECT r.table_id FROM softaudit.registry r WHERE r.relation = whole);
     part_id integer := (SELECT r.table_id FROM softaudit.registry r WHERE r.relation = part);
 BEGIN
-    PERFORM softaudit.ensure_replaced();
+    IF to_regclass('softaudit.replaced_constraints') IS NULL THEN
+        RETURN;
+    END IF;
     -- of inheritance children: what was noted of their own
     UPDATE softaudit.replaced_constraints c SET table_id = part_id
       FROM softaudit.with_children(part) w JOIN pg_class t ON t.oid = w.relation JOIN pg_namespace n ON n.oid = t.relnamespace
@@ -641,7 +645,9 @@ DECLARE
     whole_id integer := (SELECT r.table_id FROM softaudit.registry r WHERE r.relation = whole);
     part_id integer := (SELECT r.table_id FROM softaudit.registry r WHERE r.relation = part);
 BEGIN
-    PERFORM softaudit.ensure_replaced();
+    IF to_regclass('softaudit.replaced_constraints') IS NULL THEN
+        RETURN;
+    END IF;
     -- what became a part of an index of the whole goes with that
     DELETE FROM softaudit.replaced_constraints c
      USING pg_index x JOIN pg_class i ON i.oid = x.indexrelid AND i.relispartition

@@ -22,6 +22,8 @@
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "softaudit.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -320,7 +322,8 @@ refuse_truncate(const char *table)
 
 /*
  * TRUNCATE of a foreign table by itself: a trigger stops that of others (softaudit_mark()), and
- * PostgreSQL 15 makes none on foreign tables.
+ * PostgreSQL 15 makes none on foreign tables.  No lock but the one that TRUNCATE takes itself: who
+ * waits for that with a lesser one in hand can be waited for.
  */
 void
 sau_marker_check_truncate(TruncateStmt *stmt)
@@ -331,9 +334,14 @@ sau_marker_check_truncate(TruncateStmt *stmt)
 		return;
 	foreach(lc, stmt->relations)
 	{
-		Oid			relid = RangeVarGetRelid(lfirst_node(RangeVar, lc), AccessShareLock, true);
+		Oid			relid = RangeVarGetRelid(lfirst_node(RangeVar, lc), NoLock, true);
 
-		if (OidIsValid(relid) && get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE && sau_marker_get(relid) != NULL)
+		/* who may not TRUNCATE it is told so by PostgreSQL, and locks nothing */
+		if (!OidIsValid(relid) || get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE ||
+			pg_class_aclcheck(relid, GetUserId(), ACL_TRUNCATE) != ACLCHECK_OK)
+			continue;
+		LockRelationOid(relid, AccessExclusiveLock);
+		if (sau_marker_get(relid) != NULL)
 			refuse_truncate(get_rel_name(relid));
 	}
 }
