@@ -212,6 +212,11 @@ $$;
 COMMENT ON FUNCTION softaudit.has_images(integer, bigint) IS
 'whether the log has an image of a row of a table, in a log row before one if that is given';
 
+CREATE FUNCTION softaudit.other_key_form(value jsonb) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'softaudit_other_key_form';
+COMMENT ON FUNCTION softaudit.other_key_form(jsonb) IS
+'the text of a number, or the number that a text is as PostgreSQL writes it: what a key''s column was logged as while it was of the other type; NULL for any other value';
+
 CREATE FUNCTION softaudit.key_forms(of_table integer, key_image jsonb, given jsonb) RETURNS SETOF jsonb
 LANGUAGE plpgsql STABLE STRICT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
@@ -228,9 +233,7 @@ BEGIN
     END IF;
     FOR col IN SELECT jsonb_object_keys(key_image) LOOP
         -- a number that was text once or the other way round, and either redacted or not
-        raw := ARRAY[given -> col] ||
-               CASE WHEN jsonb_typeof(given -> col) = 'number' THEN to_jsonb(given ->> col)
-                    WHEN given ->> col ~ '^-?(0|[1-9][0-9]{0,99})(\.[0-9]{1,99})?$' THEN to_jsonb((given ->> col)::numeric) END;
+        raw := ARRAY[given -> col, softaudit.other_key_form(given -> col)];
         forms := ARRAY(SELECT f || jsonb_build_object(col, v) FROM unnest(forms) f
                         CROSS JOIN (SELECT key_image -> col UNION SELECT r FROM unnest(raw) r WHERE r IS NOT NULL
                                     UNION SELECT to_jsonb(softaudit.redacted(r)) FROM unnest(raw) r WHERE r IS NOT NULL) u (v) LIMIT 1000);

@@ -4,7 +4,8 @@
  *
  * Calls go down only.  The floors, lowest first:
  *	 0 softaudit.h, compat.h, buf, extend, guard, ancestors	1 guc	2 registry, pins	3 actor, owner, codec, partition, marker
- *	 4 image, append, lifecycle	5 log, key, mark, exempt, shown, keyquery	6 capture, history, ddl, setup, filter, fkey, worker	7 module
+ *	 4 image, append, lifecycle, conflict, keyquery	5 log, key, keyform, mark, exempt, shown
+ *	 6 capture, trail, ddl, setup, filter, fkey, worker	7 history	8 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -382,6 +383,18 @@ extern Relation sau_key_open_table(Oid relid);
 extern SauGivenKey sau_key_given(FunctionCallInfo fcinfo, int arg);
 extern Jsonb *sau_key_as_owner(SauRel *rel, Relation relation, SauGivenKey given, TupleTableSlot **slot);
 
+/* keyform.c: the images that a key may have in the log */
+typedef struct SauKeyForm
+{
+	Jsonb	   *key;
+	int64		ref;			/* what the log's indexes find it by */
+} SauKeyForm;
+
+extern Jsonb *sau_keyform_from_image(Jsonb *image, char **names, int n);
+extern bool sau_keyform_same(Jsonb *a, Jsonb *b);
+extern int64 sau_keyform_ref(int32 table_id, const JsonbContainer *key);
+extern List *sau_keyform_others(int32 table_id, Jsonb *key);
+
 /* mark.c: DELETE as a mark */
 extern struct Node *sau_mark_test(const SauMarker *marker, int rti, NullTestType type);
 extern struct Node *sau_mark_assigned(List *targetlist, AttrNumber attno);
@@ -405,6 +418,22 @@ extern struct Query *sau_shown_expand(struct Query *query, int rti, struct Range
 
 /* filter.c: what queries see of soft-deleted tables */
 extern void sau_filter_init(void);
+
+/* trail.c: the log rows of one row */
+typedef struct SauTrail SauTrail;
+
+typedef struct SauTrailRow
+{
+	int64		audit_id;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+} SauTrailRow;
+
+extern SauTrail *sau_trail_read(SauRel *rel, Jsonb *key, int64 ref, bool only_now, int64 key_since, bool is_retyped);
+extern SauTrailRow *sau_trail_rows(SauTrail *trail, int *n);
+extern Jsonb *sau_trail_key(SauTrail *trail, SauTrailRow *row);
+extern int64 sau_trail_int8(HeapTuple tuple, TupleDesc desc, int attno);
+extern Jsonb *sau_trail_jsonb(HeapTuple tuple, TupleDesc desc, int attno);
 
 /* conflict.c: a hint for who writes a row whose key a deleted row has */
 typedef struct SauConflict
