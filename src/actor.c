@@ -158,7 +158,7 @@ write_session(KnownSession *session)
 	static const Oid types[SESSION_NATTS] = {
 		INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INETOID, INT4OID, INT4OID, JSONBOID, TEXTOID
 	};
-	Relation	rel = table_open(sau_registry_relid("log_sessions", false), RowExclusiveLock);
+	Relation	rel = table_open(sau_objects_relid("log_sessions", false), RowExclusiveLock);
 	Datum		values[SESSION_NATTS];
 	bool		nulls[SESSION_NATTS] = {false};
 	HeapTuple	tuple;
@@ -166,9 +166,9 @@ write_session(KnownSession *session)
 	ListCell   *lc;
 	TupleTableSlot *slot;
 
-	sau_registry_check_layout(rel, types, lengthof(types));
+	sau_objects_check_layout(rel, types, lengthof(types));
 
-	session->id = sau_registry_nextval("log_session_id_seq");
+	session->id = sau_objects_nextval("log_session_id_seq");
 	session->relid = RelationGetRelid(rel);
 	session->user = GetSessionUserId();
 	session->origin = sau_compat_session_origin();
@@ -244,7 +244,7 @@ still_true(const KnownSession *session)
 	bool		has_context = sau_guc_context && *sau_guc_context;
 
 	return session->written &&
-		session->relid == sau_registry_relid("log_sessions", true) &&
+		session->relid == sau_objects_relid("log_sessions", true) &&
 		session->user == GetSessionUserId() &&
 		session->origin == sau_compat_session_origin() &&
 		session->has_context == has_context &&

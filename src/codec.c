@@ -827,10 +827,10 @@ digest_value(SauBuf *out, Size before, JEntry entry)
 	char		text[sizeof("hmac-sha256:") + 2 * PG_SHA256_DIGEST_LENGTH] = "hmac-sha256:";
 	pg_hmac_ctx *ctx;
 
-	if (secret_relid != sau_registry_relid("log_secret", false))
+	if (secret_relid != sau_objects_relid("log_secret", false))
 	{
-		sau_registry_secret(secret, sizeof(secret));
-		secret_relid = sau_registry_relid("log_secret", false);
+		sau_objects_secret(secret, sizeof(secret));
+		secret_relid = sau_objects_relid("log_secret", false);
 	}
 	ctx = pg_hmac_create(PG_SHA256);
 	if (ctx == NULL || pg_hmac_init(ctx, secret, sizeof(secret)) < 0 ||

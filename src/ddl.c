@@ -39,9 +39,9 @@ event_data(FunctionCallInfo fcinfo)
 static bool
 is_idle(void)
 {
-	return sau_registry_is_internal() ||
-		!OidIsValid(sau_registry_schema(true)) ||
-		!OidIsValid(sau_registry_relid("registry", true));
+	return sau_objects_is_internal() ||
+		!OidIsValid(sau_objects_schema(true)) ||
+		!OidIsValid(sau_objects_relid("registry", true));
 }
 
 static void
@@ -59,7 +59,7 @@ is_ours(RangeVar *rv)
 	if (rv == NULL)
 		return false;
 	relid = RangeVarGetRelid(rv, NoLock, true);
-	return OidIsValid(relid) && get_rel_namespace(relid) == sau_registry_schema(true);
+	return OidIsValid(relid) && get_rel_namespace(relid) == sau_objects_schema(true);
 }
 
 static void
@@ -79,7 +79,7 @@ refuse(const char *what)
 static bool
 is_guarded(void)
 {
-	Oid			relid = sau_registry_relid("log", true);
+	Oid			relid = sau_objects_relid("log", true);
 	Relation	relation = OidIsValid(relid) ? try_relation_open(relid, AccessShareLock) : NULL;
 	bool		guarded = false;
 
@@ -258,12 +258,12 @@ check_create_trigger(CreateTrigStmt *stmt)
 	bool		has_our_name = strncmp(stmt->trigname, SAU_TRIGGER_PREFIX, strlen(SAU_TRIGGER_PREFIX)) == 0;
 
 	if (!OidIsValid(relid) ||
-		(!has_our_name && (!OidIsValid(funcid) || get_func_namespace(funcid) != sau_registry_schema(true))))
+		(!has_our_name && (!OidIsValid(funcid) || get_func_namespace(funcid) != sau_objects_schema(true))))
 		return;
 	/* the guards of the log itself, in a restore */
-	if (get_rel_namespace(relid) == sau_registry_schema(true) && superuser())
+	if (get_rel_namespace(relid) == sau_objects_schema(true) && superuser())
 		return;
-	if (!has_our_name || stmt->replace || !OidIsValid(funcid) || get_func_namespace(funcid) != sau_registry_schema(true) ||
+	if (!has_our_name || stmt->replace || !OidIsValid(funcid) || get_func_namespace(funcid) != sau_objects_schema(true) ||
 		!sau_compat_owns_relation(relid, GetUserId()))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -530,7 +530,7 @@ softaudit_sql_drop(PG_FUNCTION_ARGS)
 {
 	event_data(fcinfo);
 	/* first of all: the registry itself may be what was dropped */
-	if (!sau_registry_is_internal() && OidIsValid(sau_registry_schema(true)))
+	if (!sau_objects_is_internal() && OidIsValid(sau_objects_schema(true)))
 		run("SELECT softaudit.check_drop()");
 	if (!is_idle())
 		run("SELECT softaudit.after_drop()");

@@ -380,7 +380,7 @@ expand_function(Query *query, int rti, RangeTblEntry *rte, FilterContext *ctx)
 		{
 			call = (FuncExpr *) rtfunc->funcexpr;
 			if (call->funcid >= FirstNormalObjectId && list_length(call->args) == 1 &&
-				get_func_namespace(call->funcid) == sau_registry_schema(true))
+				get_func_namespace(call->funcid) == sau_objects_schema(true))
 			{
 				char	   *name = get_func_name(call->funcid);
 
@@ -488,7 +488,7 @@ reads_log_walker(Node *node, void *context)
 		RangeTblEntry *rte = (RangeTblEntry *) node;
 
 		return rte->rtekind == RTE_RELATION &&
-			get_rel_namespace(rte->relid) == sau_registry_schema(true);
+			get_rel_namespace(rte->relid) == sau_objects_schema(true);
 	}
 	if (IsA(node, Query))
 		return query_tree_walker((Query *) node, reads_log_walker, context,

@@ -196,7 +196,7 @@ put_session(Relation sessions, int64 session_id, Datum *values, bool *nulls)
 	for (int i = 0; i < lengthof(map); i++)
 		nulls[map[i].to] = true;
 	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(session_id));
-	scan = systable_beginscan(sessions, sau_registry_relid("log_sessions_pkey", false), true,
+	scan = systable_beginscan(sessions, sau_objects_relid("log_sessions_pkey", false), true,
 							  GetActiveSnapshot(), 1, &key);
 	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
@@ -293,7 +293,7 @@ show_rows(FunctionCallInfo fcinfo, int32 table_id, SauTrail *trail, const Shown 
 	static const Oid types[] = {
 		INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, INETOID, INT4OID, INT4OID, JSONBOID, TEXTOID
 	};
-	Relation	sessions = table_open(sau_registry_relid("log_sessions", false), AccessShareLock);
+	Relation	sessions = table_open(sau_objects_relid("log_sessions", false), AccessShareLock);
 	int			n;
 	SauTrailRow *rows = sau_trail_rows(trail, &n);
 	char	   *schema_name;
@@ -301,8 +301,8 @@ show_rows(FunctionCallInfo fcinfo, int32 table_id, SauTrail *trail, const Shown 
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "softaudit history row",
 											  ALLOCSET_DEFAULT_SIZES);
 
-	sau_registry_check_layout(sessions, types, lengthof(types));
-	sau_registry_names(table_id, &schema_name, &table_name);
+	sau_objects_check_layout(sessions, types, lengthof(types));
+	sau_entry_names(table_id, &schema_name, &table_name);
 	for (int i = 0; i < n; i++)
 	{
 		static const struct
@@ -348,14 +348,14 @@ show_rows(FunctionCallInfo fcinfo, int32 table_id, SauTrail *trail, const Shown 
 	table_close(sessions, AccessShareLock);
 }
 
-/* sau_registry_key_since() for a table that is open. */
+/* sau_entry_key_since() for a table that is open. */
 static int64
 first_with_key(SauRel *rel, Relation relation)
 {
 	int			nkeys;
 	const AttrNumber *attnums = sau_image_key_attnums(rel, relation, &nkeys);
 
-	return sau_registry_key_since(rel->table_id, RelationGetRelid(relation), attnums, nkeys);
+	return sau_entry_key_since(rel->table_id, RelationGetRelid(relation), attnums, nkeys);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_history);
@@ -418,13 +418,13 @@ softaudit_history(PG_FUNCTION_ARGS)
 		if (by_columns)
 		{
 			shown.columns = RelationGetDescr(relation);
-			shown.since = sau_registry_column_since(rel->table_id, rel->rootid, relation);
+			shown.since = sau_entry_column_since(rel->table_id, rel->rootid, relation);
 		}
 		show_rows(fcinfo, rel->table_id,
 				  sau_trail_read(rel, key, sau_image_key_ref(rel, relation, key), only_now,
 								 rel->rootid == rel->relid ? first_with_key(rel, relation) :
-								 sau_registry_key_since(rel->table_id, InvalidOid, NULL, 0),
-								 sau_registry_key_retyped(rel->table_id)),
+								 sau_entry_key_since(rel->table_id, InvalidOid, NULL, 0),
+								 sau_entry_key_retyped(rel->table_id)),
 				  &shown);
 	}
 	ExecDropSingleTupleTableSlot(slot);
@@ -451,7 +451,7 @@ softaudit_history_of_key(PG_FUNCTION_ARGS)
 	sau_log_flush();
 	show_rows(fcinfo, rel.table_id,
 			  sau_trail_read(&rel, key, sau_keyform_ref(rel.table_id, &key->root), false,
-							 sau_registry_key_since(rel.table_id, InvalidOid, NULL, 0), false),
+							 sau_entry_key_since(rel.table_id, InvalidOid, NULL, 0), false),
 			  &shown);
 	return (Datum) 0;
 }

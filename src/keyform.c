@@ -123,10 +123,10 @@ sau_keyform_ref(int32 table_id, const JsonbContainer *key)
 
 	if (n == 1 || n > INDEX_MAX_KEYS)
 		return sau_image_row_ref(table_id, key, NULL);
-	names = sau_registry_key_columns(table_id, &n_names);
+	names = sau_entry_key_columns(table_id, &n_names);
 	if (n_names == n)
 		known = sau_image_key_order(key, names, n, order);
-	names = sau_registry_image_key(table_id, &n_names);
+	names = sau_entry_image_key(table_id, &n_names);
 	if (n_names == n && known < n && sau_image_key_order(key, names, n, first_order) > known)
 		return sau_image_row_ref(table_id, key, first_order);
 	return sau_image_row_ref(table_id, key, known >= 0 ? order : NULL);

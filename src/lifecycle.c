@@ -94,7 +94,7 @@ owner_call(FunctionCallInfo fcinfo)
 	save_caller = sau_owner_set_caller(GetUserId());
 	PG_TRY();
 	{
-		if (!sau_registry_is_internal())
+		if (!sau_objects_is_internal())
 			session_path = pstrdup(namespace_search_path);
 		result = sau_owner_query(sql.data, nargs, types, values, nulls, &isnull);
 	}
@@ -239,13 +239,13 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 	int			save_nest;
 	text	   *result = NULL;
 
-	if (!sau_registry_is_internal())
+	if (!sau_objects_is_internal())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("softaudit.lifecycle_query() is for functions of softaudit")));
 	owner = sau_compat_relation_owner(relid);
 	GetUserIdAndSecContext(&save_user, &save_context);
-	save_internal = sau_registry_suspend_internal();
+	save_internal = sau_objects_suspend_internal();
 	/* from here on whatever raises an error leaves all as it was: somebody may catch it */
 	PG_TRY();
 	{
@@ -304,7 +304,7 @@ softaudit_lifecycle_query(PG_FUNCTION_ARGS)
 		removal = save_removal;
 		removal_tables = save_tables;
 		n_removal_tables = save_n_tables;
-		sau_registry_resume_internal(save_internal);
+		sau_objects_resume_internal(save_internal);
 		SetUserIdAndSecContext(save_user, save_context);
 	}
 	PG_END_TRY();
@@ -379,7 +379,7 @@ softaudit_remove_statistics(PG_FUNCTION_ARGS)
 	Oid			relid = PG_GETARG_OID(0);
 	AttrNumber	attnum = PG_GETARG_INT16(1);
 
-	if (!sau_registry_is_internal())
+	if (!sau_objects_is_internal())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("softaudit.remove_statistics() is for functions of softaudit")));

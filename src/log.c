@@ -365,7 +365,7 @@ assign_ids(void)
 
 		if (left == 0)
 		{
-			next = sau_registry_nextval("log_audit_id_seq");
+			next = sau_objects_nextval("log_audit_id_seq");
 			left = IDS_PER_BLOCK;
 		}
 		memcpy(arena.data + row->off + row->hoff, &next, sizeof(next));

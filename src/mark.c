@@ -57,7 +57,7 @@ static Oid
 our_function(const char *name, int nargs, const Oid *types)
 {
 	Oid			funcid = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name),
-										 PointerGetDatum(buildoidvector(types, nargs)), ObjectIdGetDatum(sau_registry_schema(false)));
+										 PointerGetDatum(buildoidvector(types, nargs)), ObjectIdGetDatum(sau_objects_schema(false)));
 
 	if (!OidIsValid(funcid))
 		elog(ERROR, "function %s.%s() does not exist", SAU_SCHEMA, name);

@@ -157,13 +157,13 @@ sau_marker_function(void)
 		return mark_function;
 	mark_function = InvalidOid;
 	plan_hash = 0;
-	if (OidIsValid(sau_registry_schema(true)))
+	if (OidIsValid(sau_objects_schema(true)))
 	{
 		oidvector  *args = no_arguments();
 
 		mark_function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
 										CStringGetDatum("mark"), PointerGetDatum(args),
-										ObjectIdGetDatum(sau_registry_schema(true)));
+										ObjectIdGetDatum(sau_objects_schema(true)));
 		pfree(args);
 		if (OidIsValid(mark_function))
 			plan_hash = GetSysCacheHashValue1(PROCOID, ObjectIdGetDatum(mark_function));
@@ -393,7 +393,7 @@ softaudit_mark(PG_FUNCTION_ARGS)
 	result = PointerGetDatum(TRIGGER_FIRED_FOR_ROW(data->tg_event) ? data->tg_trigtuple : NULL);
 	/* what removes rows for good: who may, and the foreign keys of PostgreSQL itself */
 	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event) || TRIGGER_FIRED_BY_INSERT(data->tg_event) ||
-		sau_guc_hard_delete || sau_registry_is_internal())
+		sau_guc_hard_delete || sau_objects_is_internal())
 		return result;
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
 		refuse_truncate(RelationGetRelationName(data->tg_relation));

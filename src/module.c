@@ -31,7 +31,7 @@ static ProcessUtility_hook_type prev_ProcessUtility;
 static bool
 reads_log(PlannedStmt *plan)
 {
-	Oid			nsp = sau_registry_schema(true);
+	Oid			nsp = sau_objects_schema(true);
 	ListCell   *lc;
 
 	foreach(lc, plan->rtable)

@@ -35,7 +35,7 @@ PG_FUNCTION_INFO_V1(softaudit_caller);
 Datum
 softaudit_caller(PG_FUNCTION_ARGS)
 {
-	if (!sau_registry_is_internal())
+	if (!sau_objects_is_internal())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("softaudit.caller() is for functions of softaudit")));
@@ -59,8 +59,8 @@ owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *n
 	*isnull = true;
 	*rettype = InvalidOid;
 	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(sau_registry_owner(), save_context | SECURITY_LOCAL_USERID_CHANGE);
-	sau_registry_enter_internal();
+	SetUserIdAndSecContext(sau_objects_owner(), save_context | SECURITY_LOCAL_USERID_CHANGE);
+	sau_objects_enter_internal();
 	/* names are compared, stored and shown as they are written without it, patterns written for the standard's strings */
 	quote_all_identifiers = false;
 	save_strings = sau_compat_standard_strings(true);
@@ -87,7 +87,7 @@ owner_query(const char *sql, int nargs, Oid *types, Datum *values, const char *n
 	{
 		quote_all_identifiers = save_quote;
 		(void) sau_compat_standard_strings(save_strings);
-		sau_registry_leave_internal();
+		sau_objects_leave_internal();
 		SetUserIdAndSecContext(save_user, save_context);
 	}
 	PG_END_TRY();
@@ -134,7 +134,7 @@ softaudit_execute_as_owner(PG_FUNCTION_ARGS)
 	int			save_nest;
 	int64		result = 0;
 
-	if (!sau_registry_is_internal())
+	if (!sau_objects_is_internal())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("softaudit.execute_as_owner() is for functions of softaudit")));
@@ -143,7 +143,7 @@ softaudit_execute_as_owner(PG_FUNCTION_ARGS)
 						   save_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION |
 						   (PG_GETARG_BOOL(2) ? SECURITY_NOFORCE_RLS : 0));
 	save_nest = NewGUCNestLevel();
-	save_internal = sau_registry_suspend_internal();
+	save_internal = sau_objects_suspend_internal();
 	PG_TRY();
 	{
 		int			ret;
@@ -163,7 +163,7 @@ softaudit_execute_as_owner(PG_FUNCTION_ARGS)
 	}
 	PG_FINALLY();
 	{
-		sau_registry_resume_internal(save_internal);
+		sau_objects_resume_internal(save_internal);
 		SetUserIdAndSecContext(save_user, save_context);
 	}
 	PG_END_TRY();

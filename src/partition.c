@@ -84,7 +84,7 @@ group_relid(int32 log_group)
 	Oid			relid;
 
 	snprintf(name, sizeof(name), "log_g%d", log_group);
-	relid = get_relname_relid(name, sau_registry_schema(false));
+	relid = get_relname_relid(name, sau_objects_schema(false));
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -209,7 +209,7 @@ check_layout(Relation leaf)
 		JSONBOID, JSONBOID, JSONBOID, INT8OID, JSONBOID, TEXTOID, BYTEAOID
 	};
 
-	sau_registry_check_layout(leaf, types, lengthof(types));
+	sau_objects_check_layout(leaf, types, lengthof(types));
 	checked_leaf = RelationGetRelid(leaf);
 }
 
@@ -293,7 +293,7 @@ sau_partition_leaves(int32 log_group)
 	List	   *leaves = NIL;
 
 	snprintf(name, sizeof(name), "log_g%d", log_group);
-	relid = get_relname_relid(name, sau_registry_schema(false));
+	relid = get_relname_relid(name, sau_objects_schema(false));
 	if (!OidIsValid(relid))
 		return NIL;
 	parent = try_table_open(relid, AccessShareLock);

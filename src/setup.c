@@ -8,7 +8,7 @@
  * name with the suffix "_apply" do the work as the extension's owner.  Nobody else can
  * execute those.
  *
- * While one runs, the log's guards let it through (sau_registry_enter_internal()).
+ * While one runs, the log's guards let it through (sau_objects_enter_internal()).
  */
 #include "postgres.h"
 
@@ -59,7 +59,7 @@ check_target(Oid relid)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is a temporary table", name),
 				 errhint("Its rows end with the session; there is nothing to keep of them.")));
-	if (get_rel_namespace(relid) == sau_registry_schema(false))
+	if (get_rel_namespace(relid) == sau_objects_schema(false))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" belongs to softaudit itself", name),
@@ -197,7 +197,7 @@ PG_FUNCTION_INFO_V1(softaudit_identity);
 Datum
 softaudit_identity(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TEXT_P(cstring_to_text(sau_registry_identity(PG_GETARG_OID(0))));
+	PG_RETURN_TEXT_P(cstring_to_text(sau_entry_identity(PG_GETARG_OID(0))));
 }
 
 PG_FUNCTION_INFO_V1(softaudit_next_event_id);
@@ -206,7 +206,7 @@ PG_FUNCTION_INFO_V1(softaudit_next_event_id);
 Datum
 softaudit_next_event_id(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64(sau_registry_nextval("event_id_seq"));
+	PG_RETURN_INT64(sau_objects_nextval("event_id_seq"));
 }
 
 PG_FUNCTION_INFO_V1(softaudit_is_internal);
@@ -215,7 +215,7 @@ PG_FUNCTION_INFO_V1(softaudit_is_internal);
 Datum
 softaudit_is_internal(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(sau_registry_is_internal());
+	PG_RETURN_BOOL(sau_objects_is_internal());
 }
 
 PG_FUNCTION_INFO_V1(softaudit_actor);
@@ -278,7 +278,7 @@ softaudit_guard(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("softaudit.guard() was not called by the trigger manager")));
-	if (sau_registry_is_internal())
+	if (sau_objects_is_internal())
 		return PointerGetDatum(NULL);
 	verb = TRIGGER_FIRED_BY_INSERT(data->tg_event) ? "INSERT" :
 		TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? "UPDATE" :

@@ -3,9 +3,10 @@
  *		The map of the module: what each file offers to the files above it.
  *
  * Calls go down only.  The floors, lowest first:
- *	 0 softaudit.h, compat.h, buf, extend, guard, ancestors	1 guc	2 registry, pins	3 actor, owner, codec, partition, marker
- *	 4 image, append, lifecycle, conflict, keyquery	5 log, key, keyform, mark, exempt, shown
- *	 6 capture, trail, ddl, setup, filter, fkey, worker	7 history	8 module
+ *	 0 softaudit.h, compat.h, buf, extend, guard, ancestors	1 guc, objects	2 entry, pins	3 registry
+ *	 4 actor, owner, codec, partition, marker	5 image, append, lifecycle, conflict, keyquery
+ *	 6 log, key, keyform, mark, exempt, shown	7 capture, trail, ddl, setup, filter, fkey, worker
+ *	 8 history	9 module
  */
 #ifndef SOFTAUDIT_H
 #define SOFTAUDIT_H
@@ -183,29 +184,54 @@ extern int64 sau_actor_session(void);
 extern void sau_actor_xact_end(bool committed);
 extern void sau_actor_subxact_end(bool committed, SubTransactionId sub, SubTransactionId parent);
 
+/* objects.c: softaudit's own schema and relations, and who is at work on them */
+extern Oid	sau_objects_schema(bool missing_ok);
+extern Oid	sau_objects_relid(const char *name, bool missing_ok);
+extern Oid	sau_objects_owner(void);
+extern void sau_objects_check_version(void);
+extern void sau_objects_check_layout(Relation rel, const Oid *types, int n);
+extern int64 sau_objects_nextval(const char *name);
+extern void sau_objects_secret(uint8 *secret, int len);
+extern bool sau_objects_is_internal(void);
+extern void sau_objects_enter_internal(void);
+extern void sau_objects_leave_internal(void);
+extern int	sau_objects_suspend_internal(void);
+extern void sau_objects_resume_internal(int depth);
+extern void sau_objects_xact_end(void);
+extern void sau_objects_forget(Oid relid);
+
+/* entry.c: what softaudit.registry says of a table */
+/* Columns of softaudit.registry that are read here, as the SQL script declares them. */
+#define REGISTRY_TABLE_ID		1
+#define REGISTRY_RELATION		2
+#define REGISTRY_LOG_GROUP		3
+#define REGISTRY_SCHEMA_NAME	4
+#define REGISTRY_TABLE_NAME		5
+#define REGISTRY_EXCLUDE		6
+#define REGISTRY_REDACT			7
+#define REGISTRY_ALL_GROUPS		8	/* log groups that the table's changes were ever written to */
+#define REGISTRY_IMAGE_KEY		9	/* columns that make the key of a log row without row_key */
+#define REGISTRY_KEY_COLUMNS	10
+#define REGISTRY_KEY_SINCE		11
+#define REGISTRY_KEY_ARGS		12	/* of the key columns: identity, then number, ':', name */
+#define REGISTRY_KEY_RETYPED	14
+#define REGISTRY_COLUMN_SINCE	15	/* identity, then number, ':', log row, ':', name */
+
+extern HeapTuple sau_entry_row(int32 table_id, Oid relid, TupleDesc *desc);
+extern char **sau_entry_names_at(HeapTuple tuple, TupleDesc desc, int attno, int *n);
+extern char *sau_entry_identity(Oid relid);
+extern int32 *sau_entry_groups(int32 table_id, int *ngroups);
+extern void sau_entry_names(int32 table_id, char **schema_name, char **table_name);
+extern char **sau_entry_image_key(int32 table_id, int *n);
+extern char **sau_entry_key_columns(int32 table_id, int *n);
+extern bool sau_entry_key_retyped(int32 table_id);
+extern int64 *sau_entry_column_since(int32 table_id, Oid rootid, Relation relation);
+extern int64 sau_entry_key_since(int32 table_id, Oid relid, const AttrNumber *attnums, int nkeys);
+
 /* registry.c: what is captured, and how */
-extern Oid	sau_registry_schema(bool missing_ok);
-extern Oid	sau_registry_relid(const char *name, bool missing_ok);
-extern Oid	sau_registry_owner(void);
-extern int64 sau_registry_nextval(const char *name);
-extern void sau_registry_secret(uint8 *secret, int len);
-extern bool sau_registry_is_internal(void);
-extern void sau_registry_enter_internal(void);
-extern void sau_registry_leave_internal(void);
-extern int	sau_registry_suspend_internal(void);
-extern void sau_registry_resume_internal(int depth);
 extern SauRel *sau_registry_get(Relation relation, Trigger *trigger);
-extern void sau_registry_check_layout(Relation rel, const Oid *types, int n);
 extern Trigger *sau_registry_trigger(Relation relation);
-extern char *sau_registry_identity(Oid relid);
 extern SauRel *sau_registry_describe(Relation relation);
-extern int32 *sau_registry_groups(int32 table_id, int *ngroups);
-extern void sau_registry_names(int32 table_id, char **schema_name, char **table_name);
-extern char **sau_registry_image_key(int32 table_id, int *n);
-extern char **sau_registry_key_columns(int32 table_id, int *n);
-extern bool sau_registry_key_retyped(int32 table_id);
-extern int64 *sau_registry_column_since(int32 table_id, Oid rootid, Relation relation);
-extern int64 sau_registry_key_since(int32 table_id, Oid relid, const AttrNumber *attnums, int nkeys);
 extern void sau_registry_hold(SauRel *rel);
 extern void sau_registry_release(SauRel *rel);
 extern void sau_registry_xact_end(void);

@@ -531,10 +531,10 @@ sau_trail_read(SauRel *rel, Jsonb *key, int64 ref, bool only_now, int64 key_sinc
 	SauTrail   *trail = palloc0(sizeof(SauTrail));
 	HASHCTL		ctl = {0};
 	int			ngroups;
-	int32	   *groups = sau_registry_groups(rel->table_id, &ngroups);
+	int32	   *groups = sau_entry_groups(rel->table_id, &ngroups);
 
 	trail->rel = rel;
-	trail->image_key = sau_registry_image_key(rel->table_id, &trail->n_image_key);
+	trail->image_key = sau_entry_image_key(rel->table_id, &trail->n_image_key);
 	trail->key_since = key_since;
 	trail->is_retyped = is_retyped;
 	ctl.keysize = sizeof(int64);
