@@ -118,7 +118,7 @@ BEGIN
                 first_state := COALESCE(first_state, SQLSTATE);
                 CONTINUE;
             END;
-            RETURN QUERY SELECT (u.h).* FROM (SELECT DISTINCT ON (h.audit_id) h::softaudit.change AS h
+            RETURN QUERY SELECT (u.h).* FROM (SELECT DISTINCT h::softaudit.change AS h, h.audit_id
                                                 FROM softaudit.key_forms(t.table_id, image, image) f CROSS JOIN LATERAL softaudit.history_of_key(t.table_id, f) h
                                                ORDER BY h.audit_id) u;
         END LOOP;

@@ -138,7 +138,7 @@ BEGIN
         GET DIAGNOSTICS swept = ROW_COUNT;
         -- who is seen in the table and not among the backends after that is gone; the time is read last
         PERFORM pg_stat_clear_snapshot();
-        UPDATE softaudit.log_sessions s SET ended_by = clock_timestamp()
+        UPDATE softaudit.log_sessions s SET ended_by = greatest(clock_timestamp(), s.created_at)
          WHERE s.ended_by IS NULL AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = s.backend_pid);
         IF swept > 0 THEN
             RAISE NOTICE 'retention: % rows of softaudit.log_sessions deleted', swept;

@@ -179,6 +179,8 @@ SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' SET TimeZone = 'UTC'
 DECLARE
     result jsonb := '[]';
     more jsonb;
+    own record;
+    top bigint;
 BEGIN
     IF NOT has_function_privilege(softaudit.caller(), 'softaudit.advise()', 'EXECUTE')
        AND NOT has_table_privilege(softaudit.caller(), 'softaudit.status', 'SELECT') THEN
@@ -298,6 +300,22 @@ BEGIN
       FROM softaudit.log_groups g
      WHERE NOT softaudit.is_ahead(g.group_id) AND EXISTS (SELECT FROM softaudit.registry r WHERE r.log_group = g.group_id AND r.relation IS NOT NULL);
     result := result || COALESCE(more, '[]');
+
+    -- sequences behind their tables, as after a move by logical replication, which leaves sequences out
+    FOR own IN SELECT v.* FROM (VALUES ('log_sessions', 'session_id', 'log_session_id_seq'), ('events', 'event_id', 'event_id_seq'),
+                                       ('runs', 'run_id', 'run_id_seq'), ('holds', 'hold_id', 'hold_id_seq')) v (tab, col, seq)
+                WHERE to_regclass('softaudit.' || v.seq) IS NOT NULL LOOP
+        EXECUTE format('SELECT max(%I) FROM softaudit.%I', own.col, own.tab) INTO top;
+        CONTINUE WHEN top IS NULL OR top <= COALESCE(pg_sequence_last_value(('softaudit.' || own.seq)::regclass), 0);
+        result := result || jsonb_build_array(jsonb_build_object('of', NULL, 'severity', 'ERROR', 'object', 'softaudit.' || own.seq,
+               'advice', format('sequence "%s" is behind table "softaudit.%s": its numbers come a second time', own.seq, own.tab),
+               'sql', format('SELECT setval(%L, %s);', 'softaudit.' || own.seq, top)))
+            -- it came here with these; nothing finds the largest number in the log quickly
+            || CASE WHEN own.tab = 'log_sessions' THEN
+               jsonb_build_array(jsonb_build_object('of', NULL, 'severity', 'ERROR', 'object', 'softaudit.log_audit_id_seq',
+               'advice', 'sequence "log_audit_id_seq" may be behind table "softaudit.log": its numbers come a second time',
+               'sql', 'SELECT setval(''softaudit.log_audit_id_seq'', max(audit_id)) FROM softaudit.log;')) ELSE '[]' END;
+    END LOOP;
 
     -- holds that may have been forgotten; by number where the table is gone, or the key is none that one writes
     SELECT jsonb_agg(jsonb_build_object('of', h.table_id, 'severity', 'INFO', 'object', n.name,

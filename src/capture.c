@@ -20,6 +20,7 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "replication/logicalworker.h"
 #include "softaudit.h"
 #include "utils/memutils.h"
 
@@ -32,6 +33,8 @@ typedef struct Move
 	int32		table_id;
 	int			depth;
 	SubTransactionId sub;
+	bool		is_applied;		/* by logical replication, in this command: may have been a DELETE */
+	CommandId	command;
 	HeapTuple	tuple;
 } Move;
 
@@ -203,7 +206,20 @@ log_update(SauRel *rel, Relation relation, TupleTableSlot *oldslot, TupleTableSl
 	log_change(rel, relation, op, oldslot, newslot, wanted, key_changed, source);
 }
 
-/* ---- rows that move between partitions ---- */
+/*
+ * ---- rows that move between partitions ----
+ *
+ * An UPDATE that moves a row marks what it deletes.  Logical replication does not as it applies one
+ * (apply_handle_tuple_routing()): there a DELETE and an INSERT of one command are it, since
+ * each change that is sent has a command of its own.
+ */
+
+/* Is the change one that logical replication applies, and not a trigger's? */
+static bool
+is_applied(void)
+{
+	return unlikely(IsLogicalWorker()) && sau_log_depth() == 0;
+}
 
 static void
 set_aside(SauRel *rel, Relation relation, TupleTableSlot *slot)
@@ -219,6 +235,8 @@ set_aside(SauRel *rel, Relation relation, TupleTableSlot *slot)
 	move->depth = sau_log_depth();
 	move->sub = GetCurrentSubTransactionId();
 	move->tuple = ExecCopySlotHeapTuple(slot);
+	move->is_applied = is_applied();
+	move->command = GetCurrentCommandId(false);
 	move->next = moves;
 	MemoryContextSwitchTo(old);
 	moves = move;
@@ -394,16 +412,20 @@ softaudit_capture(PG_FUNCTION_ARGS)
 	sau_registry_hold(rel);
 
 	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+	{
+		if (unlikely(moves && moves->depth == sau_log_depth()))
+			settle(take_move());
 		log_truncate(rel, relation);
+	}
 	else
 	{
-
 		if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 		{
 			bool		under_way = unlikely(moves && moves->depth == sau_log_depth());
 
 			/* a move never ends where it began */
-			if (under_way && moves->table_id == rel->table_id && moves->relid != RelationGetRelid(relation))
+			if (under_way && moves->table_id == rel->table_id && moves->relid != RelationGetRelid(relation) &&
+				(!moves->is_applied || moves->command == GetCurrentCommandId(false)))
 				log_arrival(take_move(), rel, relation, data->tg_trigslot);
 			else
 			{
@@ -420,7 +442,7 @@ softaudit_capture(PG_FUNCTION_ARGS)
 			if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 				log_update(rel, relation, data->tg_trigslot, data->tg_newslot, NULL);
 			else if (rel->partition_name &&
-					 HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data))
+					 (HeapTupleHeaderIndicatesMovedPartitions(data->tg_trigtuple->t_data) || is_applied()))
 				set_aside(rel, relation, data->tg_trigslot);
 			else
 				log_delete(rel, relation, data->tg_trigslot);

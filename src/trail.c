@@ -70,6 +70,13 @@ typedef struct Segment
 	int64		xid;			/* and transaction */
 } Segment;
 
+/* Where a log row stands. */
+typedef struct Place
+{
+	Oid			leaf;
+	ItemPointerData tid;
+} Place;
+
 struct SauTrail
 {
 	SauRel	   *rel;
@@ -84,7 +91,7 @@ struct SauTrail
 	SauTrailRow *rows;
 	int			n;
 	int			cap;
-	HTAB	   *seen;			/* audit_id, so that a row is found once */
+	HTAB	   *seen;			/* Place, so that a row is found once */
 };
 
 /* A bigint column of a log row that is not NULL. */
@@ -308,13 +315,25 @@ scan_leaf(SauTrail *trail, KeyLog *log, Oid leafid)
 	table_close(leaf, AccessShareLock);
 }
 
+/*
+ * Where two log rows stand.  An audit_id is a log row's name as long as nobody set the sequence back, or
+ * took the log over from elsewhere without it; that must cost no row of a history.
+ */
+static int
+compare_places(HeapTuple a, HeapTuple b)
+{
+	if (a->t_tableOid != b->t_tableOid)
+		return a->t_tableOid < b->t_tableOid ? -1 : 1;
+	return ItemPointerCompare(&a->t_self, &b->t_self);
+}
+
 static int
 compare_events(const void *a, const void *b)
 {
 	int64		ia = ((const Event *) a)->audit_id;
 	int64		ib = ((const Event *) b)->audit_id;
 
-	return ia < ib ? -1 : ia > ib;
+	return ia != ib ? (ia < ib ? -1 : 1) : compare_places(((const Event *) a)->tuple, ((const Event *) b)->tuple);
 }
 
 static int
@@ -323,7 +342,7 @@ compare_rows(const void *a, const void *b)
 	int64		ia = ((const SauTrailRow *) a)->audit_id;
 	int64		ib = ((const SauTrailRow *) b)->audit_id;
 
-	return ia < ib ? -1 : ia > ib;
+	return ia != ib ? (ia < ib ? -1 : 1) : compare_places(((const SauTrailRow *) a)->tuple, ((const SauTrailRow *) b)->tuple);
 }
 
 /* Read what the log has of a key; with NULL for it, the TRUNCATEs of the whole table. */
@@ -344,7 +363,7 @@ read_key(SauTrail *trail, Jsonb *key, int64 ref)
 		qsort(log->events, log->n, sizeof(Event), compare_events);
 	/* a change between keys that share a digest is found by both indexes, forms may share one, too */
 	for (int i = 0; i < log->n; i++)
-		if (n == 0 || log->events[n - 1].audit_id != log->events[i].audit_id)
+		if (n == 0 || compare_events(&log->events[n - 1], &log->events[i]) != 0)
 			log->events[n++] = log->events[i];
 	log->n = n;
 	return log;
@@ -456,9 +475,12 @@ end_of_stretch(KeyLog *log, int begin, int64 truncated_before, int64 truncated)
 static void
 take_event(SauTrail *trail, Event *event)
 {
+	Place		place = {0};
 	bool		seen;
 
-	hash_search(trail->seen, &event->audit_id, HASH_ENTER, &seen);
+	place.leaf = event->tuple->t_tableOid;
+	ItemPointerCopy(&event->tuple->t_self, &place.tid);
+	hash_search(trail->seen, &place, HASH_ENTER, &seen);
 	if (seen)
 		return;
 	if (trail->n >= trail->cap)
@@ -537,8 +559,8 @@ sau_trail_read(SauRel *rel, Jsonb *key, int64 ref, bool only_now, int64 key_sinc
 	trail->image_key = sau_entry_image_key(rel->table_id, &trail->n_image_key);
 	trail->key_since = key_since;
 	trail->is_retyped = is_retyped;
-	ctl.keysize = sizeof(int64);
-	ctl.entrysize = sizeof(int64);
+	ctl.keysize = sizeof(Place);
+	ctl.entrysize = sizeof(Place);
 	ctl.hcxt = CurrentMemoryContext;
 	trail->seen = hash_create("softaudit history", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	for (int i = 0; i < ngroups; i++)

@@ -12,11 +12,15 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
-#include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -31,7 +35,6 @@
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
-#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -89,7 +92,30 @@ maintain_database(const char *database)
 	pfree(handle);
 }
 
-/* One round over the databases that are named. */
+/* A name of what is shared, by a scan of the catalog. */
+static bool
+is_there(Oid catalog, int attno, const char *name)
+{
+	Relation	rel = table_open(catalog, AccessShareLock);
+	TableScanDesc scan = table_beginscan_catalog(rel, 0, NULL);
+	HeapTuple	tuple;
+	bool		found = false;
+
+	while (!found && HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		bool		isnull;
+
+		found = strcmp(NameStr(*DatumGetName(heap_getattr(tuple, attno, RelationGetDescr(rel), &isnull))), name) == 0;
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/*
+ * One round over the databases that are named.  The launcher is in no database, and as the server
+ * starts it knows no index before a client has connected to one: so no syscache here.
+ */
 static void
 maintain_all(void)
 {
@@ -119,10 +145,10 @@ maintain_all(void)
 
 	/* what is dropped, or not there yet, is told and tried again after the next nap */
 	StartTransactionCommand();
-	has_role = names == NIL || OidIsValid(get_role_oid(sau_guc_worker_role, true));
+	has_role = names == NIL || is_there(AuthIdRelationId, Anum_pg_authid_rolname, sau_guc_worker_role);
 	MemoryContextSwitchTo(cxt);
 	foreach(lc, names)
-		if (OidIsValid(get_database_oid(lfirst(lc), true)))
+		if (is_there(DatabaseRelationId, Anum_pg_database_datname, lfirst(lc)))
 			there = lappend(there, lfirst(lc));
 		else
 			ereport(WARNING,

@@ -245,12 +245,13 @@ INSERT INTO softaudit.log_sessions (session_id, created_at, session_user_name, a
     (-10, now() - interval '12 years', 'in the first', '', 0, now() - interval '119 months'),
     (-9, now() - interval '12 years', 'in the second', '', 0, now() - interval '107 months'),
     (-8, now() - interval '12 years', 'still there', '', pg_backend_pid(), NULL),
-    (-7, now() - interval '12 years', 'not seen yet to be gone', '', 0, NULL);
+    (-7, now() - interval '12 years', 'not seen yet to be gone', '', 0, NULL),
+    (-6, now() + interval '40 days', 'of a clock that was set back', '', 0, NULL);
 RESET session_replication_role;
 \set ECHO queries
 SELECT softaudit.hold('swept', 2, 'case');
 CALL softaudit.maintain();
-SELECT session_user_name, ended_by > now() - interval '1 hour' AS is_now FROM softaudit.log_sessions WHERE session_id < 0 ORDER BY session_id;
+SELECT session_user_name, ended_by > now() - interval '1 hour' AS is_now, ended_by >= created_at AS began_before FROM softaudit.log_sessions WHERE session_id < 0 ORDER BY session_id;
 SELECT count(*) AS dangling FROM softaudit.log l WHERE l.session_id < 0 AND NOT EXISTS (SELECT FROM softaudit.log_sessions s WHERE s.session_id = l.session_id);
 SELECT softaudit.release('swept', 2);
 SELECT count(*) FROM softaudit.log_groups g, LATERAL softaudit.partition_bounds(g.group_id) b WHERE g.group_name = 'swept' AND b.upper_bound <= now();
@@ -377,6 +378,33 @@ GRANT SELECT ON cp_1 TO regress_sau_reader;
 SET ROLE regress_sau_reader;
 SELECT seen('cp', '1'), seen('cp_1', '1');
 RESET ROLE;
+-- numbers of log rows that come a second time, as in a database that took the log over without its sequences: each is a row's own
+CREATE TABLE twice (id integer PRIMARY KEY, v text);
+SELECT softaudit.enable('twice', soft_delete => false);
+\set ECHO none
+\c -
+SET client_min_messages = error;
+INSERT INTO s40.twice VALUES (1, 'a');
+UPDATE s40.twice SET v = 'b';
+SELECT min(audit_id) AS first FROM softaudit.history('s40.twice', 1) \gset
+SELECT setval('softaudit.log_audit_id_seq', :first, false) \g /dev/null
+\c -
+SET client_min_messages = error;
+SET search_path = s40, public;
+\set ECHO queries
+UPDATE twice SET v = 'c';
+UPDATE twice SET v = 'd';
+SELECT count(*), count(DISTINCT audit_id), string_agg(new_data ->> 'v', ' ' ORDER BY changed_at) FROM softaudit.history('twice', 1);
+SELECT count(*), count(DISTINCT audit_id), string_agg(new_data ->> 'v', ' ' ORDER BY changed_at) FROM softaudit.history_of('s40', 'twice', '1');
+-- advise() tells
+SELECT setval('softaudit.log_session_id_seq', 1), setval('softaudit.event_id_seq', 1) \g /dev/null
+SELECT severity, object, advice, regexp_replace(sql, '\d+', 'N') FROM softaudit.advise() WHERE object LIKE '%_seq' ORDER BY object COLLATE "C";
+\set ECHO none
+\o /dev/null
+SELECT sql FROM softaudit.advise() WHERE object LIKE '%_seq' \gexec
+\o
+\set ECHO queries
+SELECT count(*) FROM softaudit.advise() WHERE object LIKE '%_seq';
 
 \set ECHO none
 DROP SCHEMA s40 CASCADE;

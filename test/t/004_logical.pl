@@ -62,6 +62,45 @@ is( $sub->safe_psql('postgres', q(SELECT count(DISTINCT c.origin), bool_and(c.or
 		FROM softaudit.changes c, pg_subscription s WHERE c.operation <> 'INSERT' OR c.new_data ->> 'v' <> 'first')),
 	'1|t', 'the origin is recorded');
 
+# A plain table's rows in partitions of the subscriber's own: a row that an UPDATE moves there is one row, and
+# a row that is deleted beside one that is inserted is not.
+$pub->safe_psql('postgres', q(
+CREATE TABLE spread (id int PRIMARY KEY, v text);
+INSERT INTO spread SELECT g, 'first' FROM generate_series(1, 6) g;
+CREATE PUBLICATION spread FOR TABLE spread;
+));
+$sub->safe_psql('postgres', qq(
+SET client_min_messages = warning;
+CREATE TABLE spread (v text, id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE spread_1 (id int NOT NULL, gone int, v text);
+ALTER TABLE spread_1 DROP gone;
+ALTER TABLE spread ATTACH PARTITION spread_1 FOR VALUES FROM (0) TO (100);
+CREATE TABLE spread_2 PARTITION OF spread FOR VALUES FROM (100) TO (200);
+SELECT softaudit.enable('spread', soft_delete => false, replicated => true);
+CREATE SUBSCRIPTION spread CONNECTION '$connstr' PUBLICATION spread;
+));
+$sub->wait_for_subscription_sync($pub, 'spread');
+$pub->safe_psql('postgres', q(
+UPDATE spread SET id = 101 WHERE id = 1;
+UPDATE spread SET v = 'second' WHERE id = 101;
+BEGIN;
+DELETE FROM spread WHERE id = 2;
+INSERT INTO spread VALUES (102, 'another');
+UPDATE spread SET id = id + 100, v = 'moved' WHERE id IN (3, 4);
+DELETE FROM spread WHERE id = 5;
+COMMIT;
+BEGIN;
+DELETE FROM spread WHERE id = 6;
+TRUNCATE spread;
+COMMIT;
+));
+$pub->wait_for_catchup('spread');
+is( $sub->safe_psql('postgres', q(SELECT string_agg(operation, ' ' ORDER BY audit_id) FROM softaudit.changes WHERE table_name = 'spread'
+		AND (operation = 'UPDATE' OR new_data ->> 'v' IS DISTINCT FROM 'first'))),
+	'UPDATE UPDATE DELETE INSERT UPDATE UPDATE DELETE DELETE TRUNCATE', 'a row that an applied UPDATE moves is updated, one that is deleted is deleted');
+is( $sub->safe_psql('postgres', q(SELECT string_agg(format('%s %s %s', operation, old_data ->> 'id', new_data ->> 'id'), ', ' ORDER BY audit_id) FROM softaudit.history('spread', 101))),
+	'INSERT  1, UPDATE 1 101, UPDATE 101 101', 'and its history goes on');
+
 # a local change has none, and the settings may change meanwhile
 $sub->safe_psql('postgres', q(
 SET client_min_messages = warning;
@@ -142,7 +181,7 @@ is($err, '', 'an UPDATE of a published leaf is possible');
 like($pub->safe_psql('postgres', q(SELECT data FROM pg_logical_slot_get_changes('watch', NULL, NULL) WHERE data LIKE '%softaudit.log_g%UPDATE%')),
 	qr/UPDATE: old-key:.*"stray"/, 'and decoding names the row that it changed');
 
-$sub->safe_psql('postgres', 'DROP SUBSCRIPTION feed');
+$sub->safe_psql('postgres', "DROP SUBSCRIPTION $_") for qw(feed spread);
 $sub->safe_psql('archive', 'DROP SUBSCRIPTION archive');
 $sub->stop;
 $pub->stop;

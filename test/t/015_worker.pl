@@ -145,6 +145,17 @@ set_conf('softaudit.worker_role' => 'nobody');
 ok(wait_for_log_since(qr/role "nobody", which softaudit\.worker_role names, does not exist/, $offset), 'and a role');
 set_conf('softaudit.worker_role' => 'keeper', 'softaudit.worker_databases' => 'postgres');
 
+# ---- a server that starts, and that nobody connects to: no database's caches are there ----
+
+$node->append_conf('postgresql.conf', "autovacuum = off\n");
+$runs = $node->safe_psql('postgres', 'SELECT max(run_id) FROM softaudit.runs');
+$node->stop;
+$offset = $size->();
+$node->start;
+usleep(4_000_000);
+unlike(log_since($offset), qr/FATAL|softaudit launcher.*exited/, 'the launcher lives as the server starts');
+ok($node->safe_psql('postgres', "SELECT count(*) > 0 FROM softaudit.runs WHERE kind = 'MAINTAIN' AND run_id > $runs AND finished_at IS NOT NULL") eq 't', 'and maintains before anybody connects');
+
 # ---- a crash of a backend, and the end ----
 
 $runs = $node->safe_psql('postgres', 'SELECT max(run_id) FROM softaudit.runs');
