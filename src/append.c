@@ -67,6 +67,7 @@ static int	last_supply = 0;
 static MemoryContext slot_cxt = NULL;
 static TupleTableSlot *slots[CHUNK_ROWS];
 static int	n_slots = 0;
+static TupleDesc slot_desc = NULL;
 
 /* Set up; called once when the library is loaded. */
 void
@@ -193,21 +194,28 @@ set_tuple(HeapTuple tuple, const SauLogTuple *row, Relation leaf)
 	ItemPointerSetInvalid(&tuple->t_self);
 }
 
+/* All at once, so that a session holds no more after its largest statement than after its first.  Leaves are all alike. */
+static void
+make_slots(Relation leaf)
+{
+	MemoryContext old = MemoryContextSwitchTo(slot_cxt);
+
+	if (slot_desc == NULL)
+		slot_desc = CreateTupleDescCopy(RelationGetDescr(leaf));
+	for (; n_slots < CHUNK_ROWS; n_slots++)
+		slots[n_slots] = MakeSingleTupleTableSlot(slot_desc, &TTSOpsHeapTuple);
+	MemoryContextSwitchTo(old);
+}
+
 static void
 insert_chunk(Relation leaf, const SauLogTuple *rows, int n, CommandId cid, ItemPointerData *tids)
 {
 	HeapTupleData tuples[CHUNK_ROWS];
 
+	if (unlikely(n_slots < CHUNK_ROWS))
+		make_slots(leaf);
 	for (int i = 0; i < n; i++)
 	{
-		if (i >= n_slots)
-		{
-			MemoryContext old = MemoryContextSwitchTo(slot_cxt);
-
-			slots[i] = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(leaf)), &TTSOpsHeapTuple);
-			n_slots++;
-			MemoryContextSwitchTo(old);
-		}
 		set_tuple(&tuples[i], &rows[i], leaf);
 		ExecStoreHeapTuple(&tuples[i], slots[i], false);
 		slots[i]->tts_flags |= TTS_FLAG_SHOULDFREE;
