@@ -366,12 +366,20 @@ sub spread_log
 	my $columns = $s->query("SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
 		WHERE attrelid = 'softaudit.log'::regclass AND attnum > 0 AND NOT attisdropped");
 	(my $values = $columns) =~ s/\bchanged_at\b/changed_at - m * interval '1 month'/;
-	# Ids of their own, in the order of time. The tables had their keys then, too: history() leaves out what is older than the key.
+	# ids of their own, in the order of time
 	$values =~ s{\baudit_id\b}{audit_id - m * 1000000000::bigint};
 	$s->query("SET session_replication_role = replica; INSERT INTO softaudit.log ($columns)
-		SELECT $values FROM softaudit.log, generate_series(1, $months) m WHERE $where;
-		UPDATE softaudit.registry SET key_since = (SELECT min(audit_id) FROM softaudit.log); RESET session_replication_role");
+		SELECT $values FROM softaudit.log, generate_series(1, $months) m WHERE $where; RESET session_replication_role");
+	keys_of_old($s);
 	$s->query("CALL softaudit.maintain()") for 1 .. 2;
+}
+
+# The tables had their keys when the first row of the log was written: history() leaves out what is older than the key.
+sub keys_of_old
+{
+	my ($s) = @_;
+	$s->query("SET session_replication_role = replica;
+		UPDATE softaudit.registry SET key_since = (SELECT min(audit_id) FROM softaudit.log); RESET session_replication_role");
 }
 
 # ---- a database a measurement ----
