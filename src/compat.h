@@ -301,6 +301,17 @@ sau_compat_add_selected_col(Query *query, RangeTblEntry *rte, AttrNumber attno)
 /* 19 lets COPY ... TO read a partitioned table. */
 #define SAU_COMPAT_COPIES_PARTITIONED (PG_VERSION_NUM >= 190000)
 
+/* 19 has INSERT ... ON CONFLICT DO SELECT. */
+static inline bool
+sau_compat_is_conflict_select(const OnConflictExpr *conflict)
+{
+#if PG_VERSION_NUM >= 190000
+	return conflict->action == ONCONFLICT_SELECT;
+#else
+	return false;
+#endif
+}
+
 /* 18 took a parameter of ExecutorRun() away. */
 #if PG_VERSION_NUM >= 180000
 #define SAU_RUN_PARAMS QueryDesc *queryDesc, ScanDirection direction, uint64 count

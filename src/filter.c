@@ -324,7 +324,16 @@ filter_level(Query *query, FilterContext *ctx)
 	if (target == NULL)
 		return;
 	if (query->commandType == CMD_INSERT && query->onConflict)
+	{
 		sau_mark_on_conflict(query, target);
+		if (sau_compat_is_conflict_select(query->onConflict))
+		{
+			MentionContext context = {query, query->resultRelation, target->attno, 0};
+
+			sau_mark_conflict_select(query, target,
+									 mention_walker(query->onConflict->onConflictWhere, &context) ? SAU_SHOW_ALL : ctx->show);
+		}
+	}
 	if (sau_guc_hard_delete)
 		return;
 	if (query->commandType == CMD_DELETE)

@@ -278,6 +278,21 @@ sau_mark_merge(Query *query, const SauMarker *marker, bool is_filtered)
 	}
 }
 
+/* An error where the row that ON CONFLICT found is a deleted one, ahead of what the statement asks of it. */
+static void
+refuse_deleted(OnConflictExpr *oc, const SauMarker *marker, Node *deleted)
+{
+	Oid			types[2] = {BOOLOID, OIDOID};
+	Node	   *guard = (Node *) makeFuncExpr(our_function("refuse_deleted", 2, types), BOOLOID,
+											  list_make2(deleted,
+														 makeConst(OIDOID, -1, InvalidOid, sizeof(Oid),
+																   ObjectIdGetDatum(marker->relid), false, true)),
+											  InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+
+	oc->onConflictWhere = oc->onConflictWhere ?
+		(Node *) makeBoolExpr(AND_EXPR, list_make2(guard, oc->onConflictWhere), -1) : guard;
+}
+
 /*
  * INSERT ... ON CONFLICT: the live-unique index is found without its predicate being
  * spelled, and a deleted row that a full index finds is not updated behind the
@@ -293,10 +308,8 @@ sau_mark_on_conflict(Query *query, const SauMarker *marker)
 		oc->arbiterWhere = make_and_qual(oc->arbiterWhere, sau_mark_test(marker, rti, IS_NULL));
 	if (oc->action == ONCONFLICT_UPDATE)
 	{
-		Oid			types[2] = {BOOLOID, OIDOID};
 		Node	   *value = sau_mark_assigned(oc->onConflictSet, marker->attno);
 		Node	   *deleted = sau_mark_test(marker, rti, IS_NOT_NULL);
-		Node	   *guard;
 
 		if (value)
 		{
@@ -308,22 +321,32 @@ sau_mark_on_conflict(Query *query, const SauMarker *marker)
 			test->location = -1;
 			deleted = (Node *) makeBoolExpr(AND_EXPR, list_make2(deleted, test), -1);
 		}
-		guard = (Node *) makeFuncExpr(our_function("refuse_deleted", 2, types), BOOLOID,
-									  list_make2(deleted,
-												 makeConst(OIDOID, -1, InvalidOid, sizeof(Oid),
-														   ObjectIdGetDatum(marker->relid), false, true)),
-									  InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
-		oc->onConflictWhere = oc->onConflictWhere ?
-			(Node *) makeBoolExpr(AND_EXPR, list_make2(guard, oc->onConflictWhere), -1) : guard;
+		refuse_deleted(oc, marker, deleted);
 	}
+}
+
+/*
+ * INSERT ... ON CONFLICT DO SELECT: what queries see is what it may return.  A deleted row
+ * that none of them sees stands in the way all the same, which is an error.
+ */
+void
+sau_mark_conflict_select(Query *query, const SauMarker *marker, SauShow show)
+{
+	OnConflictExpr *oc = query->onConflict;
+	Node	   *deleted = sau_mark_test(marker, query->resultRelation, IS_NOT_NULL);
+
+	if (show == SAU_SHOW_LIVE)
+		refuse_deleted(oc, marker, deleted);
+	else if (show == SAU_SHOW_DELETED)
+		oc->onConflictWhere = make_and_qual(oc->onConflictWhere, deleted);
 }
 
 PG_FUNCTION_INFO_V1(softaudit_refuse_deleted);
 
 /*
  * softaudit.refuse_deleted(is_deleted boolean, relation oid): true for a live row;
- * raises unique_violation for a deleted one, which INSERT ... ON CONFLICT DO UPDATE must
- * not change.
+ * raises unique_violation for a deleted one, which INSERT ... ON CONFLICT must neither
+ * change nor return.
  */
 Datum
 softaudit_refuse_deleted(PG_FUNCTION_ARGS)

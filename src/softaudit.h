@@ -427,6 +427,7 @@ extern struct Node *sau_mark_assigned(List *targetlist, AttrNumber attno);
 extern void sau_mark_delete(struct Query *query, const SauMarker *marker);
 extern void sau_mark_merge(struct Query *query, const SauMarker *marker, bool is_filtered);
 extern void sau_mark_on_conflict(struct Query *query, const SauMarker *marker);
+extern void sau_mark_conflict_select(struct Query *query, const SauMarker *marker, SauShow show);
 
 /* exempt.c: who sees deleted rows without asking */
 extern const char *sau_exempt_own_text;

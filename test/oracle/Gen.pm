@@ -766,6 +766,12 @@ sub insert
 	$set =~ s/, ref = excluded.ref// unless grep { $_->[0] eq 'ref' } @c;
 	$set .= ', b = EXISTS (SELECT FROM tags t WHERE t.k = x.k)' if chance(0.2);
 	my $action = pick('DO NOTHING', "DO UPDATE SET $set WHERE x.k NOT IN (SELECT k FROM notes WHERE k IS NOT NULL)", "DO UPDATE SET $set", "DO UPDATE SET $set", "DO UPDATE SET $set WHERE x.k > " . ri(20));
+	my $returning;    # DO SELECT wants one
+	if ($version >= 190000 && chance(0.25))
+	{
+		$action = 'DO SELECT' . pick('', ' FOR UPDATE', ' FOR KEY SHARE', ' WHERE x.k > ' . ri(20));
+		$returning = ' RETURNING x.id, x.k, x.n';
+	}
 	if ($t eq 'users' && chance(0.6))
 	{
 		$conflict = pick(' ON CONFLICT (email)', ' ON CONFLICT (email)', $action eq 'DO NOTHING' ? ' ON CONFLICT' : ' ON CONFLICT (email)') . " $action";
@@ -774,7 +780,7 @@ sub insert
 	if (chance(0.65))
 	{
 		my @rows = map { new_row($t, @c) } 1 .. 1 + ri(4);
-		return "INSERT INTO $t AS x ($names) VALUES " . join(', ', @rows) . $conflict . returning('x');
+		return "INSERT INTO $t AS x ($names) VALUES " . join(', ', @rows) . $conflict . ($returning // returning('x'));
 	}
 	# ids of rows that live: an upsert by the primary key
 	if ($t =~ /^(users|orders|items|notes|tags|readings)$/ && chance(0.4))
@@ -782,7 +788,7 @@ sub insert
 		my @u = grep { $_->[1] ne 'e' && !($t eq 'tags' && $_->[0] eq 's') } @c;
 		my $n = join ', ', map { $_->[0] } @u;
 		my $v = join ', ', map { $_->[0] eq 'id' ? 'y.id' : $_->[0] eq 'ref' ? 'y.ref' : "y.$_->[0]" } @u;
-		return "INSERT INTO $t AS x ($n) SELECT $v FROM $t y WHERE " . simple_pred({ rels => [ rel('y', \@columns) ] }) . " ON CONFLICT (id) $action" . returning('x');
+		return "INSERT INTO $t AS x ($n) SELECT $v FROM $t y WHERE " . simple_pred({ rels => [ rel('y', \@columns) ] }) . " ON CONFLICT (id) $action" . ($returning // returning('x'));
 	}
 	my $base = ids();
 	my $scope = { rels => [ rel('y', \@columns, whole => 1) ] };
@@ -794,7 +800,7 @@ sub insert
 		  : $_->[0] eq 'k' || $_->[0] eq 'n' ? "y.$_->[0]::int"
 		  : expr($_->[1], $scope, 0)
 	} @c;
-	return "INSERT INTO $t AS x ($names) SELECT " . join(', ', @v) . ' FROM (' . usual_select(undef) . ") y" . ' ORDER BY 1 LIMIT ' . (1 + ri(12)) . ($conflict && $t eq 'users' ? $conflict : '') . returning('x');
+	return "INSERT INTO $t AS x ($names) SELECT " . join(', ', @v) . ' FROM (' . usual_select(undef) . ") y" . ' ORDER BY 1 LIMIT ' . (1 + ri(12)) . ($conflict && $t eq 'users' ? $conflict : '') . ($returning // returning('x'));
 }
 
 sub assignments
