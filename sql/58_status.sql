@@ -5,22 +5,52 @@
  * row is read, where an index has it.  Both may be polled.
  */
 
-CREATE FUNCTION softaudit.open_sessions() RETURNS integer[]
+CREATE FUNCTION softaudit.preload_of(role oid) RETURNS text
 LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    -- those that began before the first soft-deleted table, and those whose role has a setting of its own
-    SELECT COALESCE(array_agg(a.pid ORDER BY a.pid), '{}')
+    -- the first that there is: of the role in this database, of the role, of the database, of all, of the command line, of the files
+    SELECT COALESCE((SELECT substr(c, strpos(c, '=') + 1)
+                       FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c
+                      WHERE s.setrole IN ($1, 0) AND s.setdatabase IN (SELECT d.oid FROM pg_database d WHERE d.datname = current_database() UNION ALL SELECT 0)
+                        AND c LIKE 'session\_preload\_libraries=%'
+                      ORDER BY s.setrole = 0, s.setdatabase = 0 LIMIT 1),
+                    (SELECT s.setting FROM pg_settings s WHERE s.name = 'session_preload_libraries' AND s.source = 'command line'),
+                    (SELECT f.setting FROM pg_file_settings f WHERE f.name = 'session_preload_libraries' AND f.error IS NULL ORDER BY f.seqno DESC LIMIT 1))
+$$;
+COMMENT ON FUNCTION softaudit.preload_of(oid) IS
+'the session_preload_libraries that a new session of this role has in this database, 0 for a role without a setting of its own; NULL if nothing sets it';
+
+CREATE FUNCTION softaudit.preload_shared() RETURNS text
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('ALTER SYSTEM SET shared_preload_libraries = %s;', string_agg(quote_literal(u.lib), ', ' ORDER BY u.ord))
+      FROM unnest(softaudit.preloaded(current_setting('shared_preload_libraries')) || 'softaudit'::text) WITH ORDINALITY u (lib, ord)
+$$;
+COMMENT ON FUNCTION softaudit.preload_shared() IS
+'the SQL that has all processes of the server load the library from its next start on';
+
+CREATE FUNCTION softaudit.open_sessions() RETURNS TABLE (pid integer, worker text)
+LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp AS $$
+    -- those that began before the first soft-deleted table, and those whose settings do not name the library
+    SELECT a.pid, NULL
       FROM pg_stat_activity a
      WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
        AND NOT 'softaudit' = ANY (softaudit.preloaded(current_setting('shared_preload_libraries')))
        AND (a.backend_start < (SELECT min(e.happened_at) FROM softaudit.events e
                                 WHERE e.event IN ('ENABLE', 'SETTINGS') AND (e.details ->> 'soft_delete')::boolean)
-            OR EXISTS (SELECT FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c
-                        WHERE s.setrole = a.usesysid AND s.setdatabase IN (0, a.datid) AND c LIKE 'session\_preload\_libraries=%'
-                          AND NOT 'softaudit' = ANY (softaudit.preloaded(substr(c, strpos(c, '=') + 1)))))
+            OR NOT 'softaudit' = ANY (softaudit.preloaded(softaudit.preload_of(a.usesysid))))
+     UNION ALL
+    -- others' background workers, which no setting of sessions reaches
+    SELECT a.pid, a.backend_type
+      FROM pg_stat_activity a
+     WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+       AND a.backend_type NOT IN ('client backend', 'autovacuum worker', 'parallel worker', 'walsender', 'slotsync worker', 'REPACK decoding worker', 'standalone backend')
+       AND a.backend_type NOT LIKE 'logical replication %' AND a.backend_type NOT LIKE 'datachecksum%' AND a.backend_type NOT LIKE 'softaudit %'
+       AND NOT 'softaudit' = ANY (softaudit.preloaded(current_setting('shared_preload_libraries')))
 $$;
 COMMENT ON FUNCTION softaudit.open_sessions() IS
-'pids of the sessions of this database that may be without the library';
+'the sessions of this database that may be without the library, and of background workers what they are';
 
 CREATE FUNCTION softaudit.markers() RETURNS TABLE (table_id integer, relation regclass, marker name)
 LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
@@ -103,7 +133,7 @@ BEGIN
     END IF;
     SELECT max(u.finished_at) INTO maintained FROM softaudit.runs u WHERE u.kind = 'MAINTAIN';
     advice := softaudit.advise_run_apply();
-    sessions := softaudit.open_sessions();
+    sessions := ARRAY(SELECT o.pid FROM softaudit.open_sessions() o ORDER BY o.pid);
     WITH leaves AS MATERIALIZED (
         -- a minimum without an index would be a scan, and one of some leaves not the table's
         SELECT l.*, bool_and(l.finder IS NOT NULL) OVER (PARTITION BY l.table_id) AS is_found FROM softaudit.leaf_estimates() l),
@@ -265,12 +295,27 @@ BEGIN
     result := result || COALESCE(more, '[]');
 
     -- who is without the library
-    SELECT jsonb_agg(jsonb_build_object('of', NULL, 'severity', 'WARNING', 'object', 'session ' || p,
-               'advice', format('session %s of "%s" may be without the library: it sees deleted rows', p, (SELECT a.usename FROM pg_stat_activity a WHERE a.pid = p)),
-               'sql', format('SELECT pg_terminate_backend(%s);', p)) ORDER BY p) INTO more
-      FROM unnest(softaudit.open_sessions()) p
-     WHERE EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = 'softaudit.mark()'::regprocedure);
-    result := result || COALESCE(more, '[]');
+    IF EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = 'softaudit.mark()'::regprocedure) THEN
+        SELECT jsonb_agg(jsonb_build_object('of', NULL, 'severity', 'WARNING', 'object', 'session ' || o.pid,
+                   'advice', CASE WHEN o.worker IS NULL THEN format('session %s of "%s" may be without the library: it sees deleted rows', o.pid, (SELECT a.usename FROM pg_stat_activity a WHERE a.pid = o.pid))
+                                  ELSE format('background worker %s (%s) is without the library: it sees deleted rows', o.pid, o.worker) END,
+                   'sql', CASE WHEN o.worker IS NULL THEN format('SELECT pg_terminate_backend(%s);', o.pid) ELSE softaudit.preload_shared() END) ORDER BY o.pid) INTO more
+          FROM softaudit.open_sessions() o;
+        result := result || COALESCE(more, '[]');
+        IF NOT 'softaudit' = ANY (softaudit.preloaded(current_setting('shared_preload_libraries'))) THEN
+            -- as a copy of a database, or one that was restored, does not
+            IF NOT 'softaudit' = ANY (softaudit.preloaded(softaudit.preload_of(0))) THEN
+                result := result || jsonb_build_array(jsonb_build_object('of', NULL, 'severity', 'ERROR', 'object', format('database %I', current_database()),
+                       'advice', format('new sessions of database "%s" do not load the library: they see deleted rows', current_database()),
+                       'sql', 'CALL softaudit.maintain();'));
+            END IF;
+            IF current_setting('cron.use_background_workers', true) = 'on' THEN
+                result := result || jsonb_build_array(jsonb_build_object('of', NULL, 'severity', 'WARNING', 'object', 'pg_cron',
+                       'advice', 'pg_cron runs its jobs in background workers, which are without the library: they see deleted rows',
+                       'sql', softaudit.preload_shared()));
+            END IF;
+        END IF;
+    END IF;
 
     -- parents whose DELETE removes soft-deleted tables' rows for good
     SELECT jsonb_agg(jsonb_build_object('of', r.table_id, 'severity', 'WARNING', 'object', f.confrelid::regclass::text,
