@@ -442,6 +442,31 @@ plan_for(SauKeyQuery kind, Oid relid, const SauKey *key)
 }
 
 /*
+ * A rule of the user's has left nothing of a query.  What is left refers to no relation, so that nothing
+ * would tell the plan of the rule's end: it is not kept.
+ */
+static void
+refuse_rule(SPIPlanPtr plan, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	PlanEntry  *entry;
+	char	   *name = get_rel_name(relid);
+
+	hash_seq_init(&status, plans);
+	while ((entry = hash_seq_search(&status)) != NULL)
+		if (entry->plan == plan)
+		{
+			free_plan(plan);
+			entry->plan = NULL;
+		}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("a rule of table \"%s\" keeps its rows from being marked", name ? name : "?"),
+			 errdetail("A foreign key marks or restores them by an UPDATE, and the rule does something else instead."),
+			 errhint("Drop the rule, or make a trigger of it.")));
+}
+
+/*
  * Run a query of ours as the owner of the table that it looks at.  Under a snapshot of the
  * whole transaction it sees what was committed since, as ri_PerformCheck() does, so that
  * nothing slips through.
@@ -482,6 +507,8 @@ sau_keyquery_run(SauKeyQuery kind, Oid relid, const SauKey *key, Datum *values, 
 	SetUserIdAndSecContext(save_user, save_context);
 	if (running == 0)
 		free_retired();
+	if (ret == SPI_OK_REWRITTEN)
+		refuse_rule(plan, looked_at);
 	if (ret != expected)
 		elog(ERROR, "SPI_execute_snapshot failed: %s", SPI_result_code_string(ret));
 }

@@ -147,4 +147,15 @@ $node->safe_psql('postgres', q(DROP EXTENSION softaudit CASCADE));
 is($node->safe_psql('postgres', q(SELECT d.datname, r.rolname, setconfig FROM pg_db_role_setting s LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole)),
 	'', 'DROP EXTENSION CASCADE resets it');
 
+# ---- a library that cannot be loaded ----
+
+$node->safe_psql('postgres', q(ALTER DATABASE postgres SET session_preload_libraries = 'softaudit_that_is_gone'));
+($rc, $out, $err) = $node->psql('postgres', 'SELECT 1');
+isnt($rc, 0, 'a library that cannot be loaded keeps everybody out of the database');
+like($err, qr/could not access file "softaudit_that_is_gone"/, 'which is said');
+($rc, $out, $err) = bare('SELECT current_database()');
+is($out, 'postgres', "a superuser's options are a way in");
+$node->safe_psql('template1', 'ALTER DATABASE postgres RESET session_preload_libraries');
+is($node->safe_psql('postgres', 'SELECT 1'), '1', 'so is another database');
+
 done_testing();
