@@ -32,14 +32,18 @@ COMMENT ON FUNCTION softaudit.preload_shared() IS
 CREATE FUNCTION softaudit.open_sessions() RETURNS TABLE (pid integer, worker text)
 LANGUAGE sql STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp AS $$
-    -- those that began before the first soft-deleted table, and those whose settings do not name the library
+    -- those that began before the first soft-deleted table, and those whose settings do not name the library: settings once a role
+    WITH roles AS MATERIALIZED (
+        SELECT r.usesysid, 'softaudit' = ANY (softaudit.preloaded(softaudit.preload_of(r.usesysid))) AS is_preloaded
+          FROM (SELECT DISTINCT a.usesysid FROM pg_stat_activity a WHERE a.datname = current_database() AND a.backend_type = 'client backend') r)
     SELECT a.pid, NULL
       FROM pg_stat_activity a
+      JOIN roles r ON r.usesysid = a.usesysid
      WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
        AND NOT 'softaudit' = ANY (softaudit.preloaded(current_setting('shared_preload_libraries')))
        AND (a.backend_start < (SELECT min(e.happened_at) FROM softaudit.events e
                                 WHERE e.event IN ('ENABLE', 'SETTINGS') AND (e.details ->> 'soft_delete')::boolean)
-            OR NOT 'softaudit' = ANY (softaudit.preloaded(softaudit.preload_of(a.usesysid))))
+            OR NOT r.is_preloaded)
      UNION ALL
     -- others' background workers, which no setting of sessions reaches
     SELECT a.pid, a.backend_type
