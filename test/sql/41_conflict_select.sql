@@ -57,7 +57,7 @@ SET softaudit.hard_delete = on;
 CALL t.err('EXECUTE put(1)');
 RESET softaudit.hard_delete;
 -- nothing of it is logged, and the deleted row is as it was
-SELECT operation, row_key FROM softaudit.changes WHERE table_name = 'u' ORDER BY audit_id;
+SELECT operation, row_key FROM softaudit.changes WHERE schema_name = 's41' AND table_name = 'u' ORDER BY audit_id;
 DELETE FROM u WHERE id = 3;
 SELECT softaudit.restore('u', 1);
 \set ECHO none
