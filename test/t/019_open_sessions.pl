@@ -54,7 +54,7 @@ is($node->safe_psql('a copy', q(SELECT severity, advice, sql FROM softaudit.advi
 	'ERROR|new sessions of database "a copy" do not load the library: they see deleted rows|CALL softaudit.maintain();', 'advise() tells of it');
 is($node->safe_psql('a copy', q(SELECT array_to_string(unprotected_sessions, ',') FROM softaudit.status)), $copied_pid, 'status names its sessions');
 $node->safe_psql('a copy', q(SET client_min_messages = error; CALL softaudit.maintain()));
-is($node->safe_psql('a copy', q(SELECT string_agg(object, ',') FROM softaudit.advise() WHERE object LIKE 'database %' OR object = 'session ') . "'$copied_pid'"), '', 'its SQL mends that');
+is($node->safe_psql('a copy', q(SELECT count(*) FROM softaudit.advise() WHERE object LIKE 'database %')), '0', 'its SQL mends that');
 is($node->safe_psql('a copy', 'SELECT softaudit.is_active()'), 't', 'a new session has it');
 eval { $copied->kill_kill };
 
